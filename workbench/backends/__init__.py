@@ -1,0 +1,114 @@
+"""Backends: one file each makes engines of models and runs them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench import jobs
+from workbench.dataset import Dataset
+from workbench.engine import Engine, Runner
+from workbench.jobs import Progress, silent
+from workbench.model import Model
+from workbench.options import make_options
+from workbench.plugins import find_plugin
+from workbench.workspace import Workspace
+
+
+def build_engine(
+    model: Model,
+    backend: str = "onnxruntime",
+    options: Mapping[str, Any] | None = None,
+    *,
+    progress: Progress = silent,
+) -> Engine:
+    """Makes a model ready for a backend.
+
+    Raises:
+        ProviderError: The device or provider asked for is not to be had here.
+        MissingDependencyError: The backend is not installed.
+        OptionsError: An option does not exist or has a value it cannot have.
+    """
+    plugin = find_plugin("backends", backend)
+    engine: Engine = plugin.build(model, make_options(plugin.Options, options, backend), progress)
+    return engine
+
+
+@contextlib.contextmanager
+def open_runner(engine: Engine) -> Iterator[Runner]:
+    """Opens an engine in this process for as long as the block lasts.
+
+    Raises:
+        ProviderError: The provider that would really run is not the one asked for.
+        ModelError: The backend refuses the model.
+    """
+    with find_plugin("backends", engine.backend).open_runner(engine) as runner:
+        yield runner
+
+
+def predict(
+    engine: Engine,
+    dataset: Dataset,
+    *,
+    batch: int = 32,
+    workspace: Workspace | None = None,
+    progress: Progress = silent,
+) -> dict[str, NDArray[Any]]:
+    """Runs every sample once in a fresh subprocess and keeps the outputs in the workspace.
+
+    Args:
+        engine: What to run.
+        dataset: The samples; they must fit the engine's model.
+        batch: Samples per inference; 1 where the model's batch is fixed at 1.
+        workspace: Where the outputs are kept, and found again by a rerun.
+        progress: Called with the share done and a short text; may raise to cancel.
+
+    Returns:
+        One array per output, samples along the first axis.
+    """
+    dataset.check_fits(engine.model)
+    key = {"engine": engine_key(engine), "dataset": dataset.sha256, "batch": batch}
+
+    def make(folder: Any) -> None:
+        outputs = jobs.run(_predict, engine, dataset, batch, progress=progress)
+        np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
+
+    folder = (workspace or Workspace()).artifact("outputs", key, make)
+    with np.load(folder / "outputs.npz") as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def engine_key(engine: Engine) -> dict[str, Any]:
+    """Everything that decides what an engine computes and how fast, without the place where it lies."""
+    return {
+        "model": engine.model.sha256,
+        "backend": engine.backend,
+        "options": dict(engine.options),
+        "device": engine.device,
+        "versions": dict(engine.versions),
+    }
+
+
+def _predict(engine: Engine, dataset: Dataset, batch: int, progress: Progress) -> dict[str, NDArray[Any]]:
+    fixed = [spec.shape[0] for spec in engine.model.inputs if spec.shape and isinstance(spec.shape[0], int)]
+    size = int(fixed[0]) if fixed else batch
+    parts: list[dict[str, NDArray[Any]]] = []
+    done = 0
+    with open_runner(engine) as runner:
+        for feed in dataset.batches(size):
+            count = len(next(iter(feed.values())))
+            outputs = runner.infer({name: _padded(array, size) for name, array in feed.items()} if fixed else feed)
+            parts.append({name: array[:count] for name, array in outputs.items()})
+            done += count
+            progress(done / len(dataset), f"scoring {done}/{len(dataset)}")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _padded(array: NDArray[Any], size: int) -> NDArray[Any]:
+    """The last batch of a model with a fixed batch is filled up with its last sample."""
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array

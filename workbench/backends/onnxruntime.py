@@ -1,0 +1,151 @@
+"""ONNX Runtime, on any of its execution providers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from workbench.engine import Engine, Tensors
+from workbench.errors import ModelError, ProviderError
+from workbench.jobs import Progress
+from workbench.model import Model
+from workbench.options import option, to_builtins
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from numpy.typing import NDArray
+
+REQUIRES = {"onnxruntime": "cpu"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the session is set up."""
+
+    provider: Annotated[
+        str, option("Execution provider; refused if it would not really run the model.")
+    ] = "CPUExecutionProvider"
+    threads: Annotated[
+        int, option("Threads inside one operator; 0 takes every core.", minimum=0, maximum=256, unit="threads")
+    ] = 0
+    graph_level: Annotated[
+        Literal["all", "extended", "basic", "disabled"], option("Graph optimizations at load.", advanced=True)
+    ] = "all"
+    spinning: Annotated[
+        bool, option("Waiting threads spin: faster alone, slower beside other work.", advanced=True)
+    ] = True
+
+
+def devices() -> tuple[str, ...]:
+    """The execution providers that this build of ONNX Runtime lists; listing one does not mean that it works here."""
+    import onnxruntime
+
+    return tuple(onnxruntime.get_available_providers())
+
+
+def build(model: Model, options: Options, progress: Progress) -> Engine:
+    """Describes the session to be opened; ONNX Runtime compiles at load, so the artifact is the model itself.
+
+    Raises:
+        ProviderError: This build of ONNX Runtime does not know the provider.
+    """
+    import onnxruntime
+
+    if options.provider not in devices():
+        raise ProviderError(
+            f"This ONNX Runtime has no {options.provider}: it knows {', '.join(devices())}.",
+            "Choose one of these, or install the extra that brings it (`gpu` for CUDA and TensorRT).",
+        )
+    chosen = {**to_builtins(options), "threads": options.threads or _cores()}
+    return Engine(
+        model=model,
+        backend="onnxruntime",
+        options=chosen,
+        device=options.provider,
+        path=model.path,
+        versions={"onnxruntime": onnxruntime.__version__},
+    )
+
+
+@contextlib.contextmanager
+def open_runner(engine: Engine) -> Iterator[SessionRunner]:
+    """Opens a session and checks what it really runs on.
+
+    Raises:
+        ProviderError: No node, or only a fallback, runs on the provider asked for.
+        ModelError: ONNX Runtime refuses the model.
+    """
+    yield SessionRunner(_open_session(engine), engine)
+
+
+class SessionRunner:
+    """A live ONNX Runtime session."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, engine: Engine) -> None:
+        self._session = session
+        self._outputs = [spec.name for spec in engine.model.outputs]
+        self._placement = _placement(session)
+        if not self._placement.get(engine.device):
+            ran = ", ".join(f"{count} nodes on {name}" for name, count in self._placement.items())
+            raise ProviderError(
+                f"{engine.model.name} was to run on {engine.device}, but ONNX Runtime placed {ran or 'no node'}.",
+                "Check the driver and its libraries (ONNX Runtime falls back silently), or ask for the provider "
+                "that runs.",
+            )
+
+    @property
+    def placement(self) -> Mapping[str, int]:
+        """Nodes of the optimized graph that each provider runs."""
+        return self._placement
+
+    def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
+        """Runs the model once."""
+        return dict(zip(self._outputs, self._session.run(self._outputs, dict(feed)), strict=True))
+
+
+def _open_session(engine: Engine) -> onnxruntime.InferenceSession:
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(3)  # its warnings about the machine (no GPU found) are not the user's
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = engine.options["threads"]
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = {
+        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+        "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+        "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    }[engine.options["graph_level"]]
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(engine.options["spinning"])))
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    providers = [engine.device, *([] if engine.device == "CPUExecutionProvider" else ["CPUExecutionProvider"])]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of is checked right after, and refused in words
+            return ort.InferenceSession(str(engine.path), options, providers=providers)
+    except Exception as error:  # onnxruntime raises its own C++ exception classes
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise ModelError(
+            f"ONNX Runtime {ort.__version__} refuses {engine.model.name}: {reason}.",
+            "Export the model with an opset that it knows, or use another backend.",
+        ) from error
+
+
+def _placement(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] += len(part.get_nodes())
+    return dict(counts)
+
+
+def _cores() -> int:
+    """Physical cores that this process may use."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0))
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)

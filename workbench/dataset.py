@@ -1,0 +1,158 @@
+"""Samples to calibrate with and to score on, checked against a model before they are used."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.errors import DatasetError
+from workbench.model import Model, TensorSpec
+
+LABELS = "labels"  # the key of an .npz file that holds the labels
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Samples, and their labels where there are any.
+
+    Attributes:
+        inputs: One array per model input, samples along the first axis.
+        labels: Class numbers, shape `(samples,)`, or None.
+        name: For tables and messages.
+    """
+
+    inputs: Mapping[str, NDArray[Any]]
+    labels: NDArray[np.int64] | None = None
+    name: str = "samples"
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(array) if array.ndim else 0 for name, array in self.inputs.items()}
+        if self.labels is not None:
+            if self.labels.ndim != 1 or not np.issubdtype(self.labels.dtype, np.integer):
+                raise DatasetError(
+                    f"The labels of {self.name} have shape {self.labels.shape} and type {self.labels.dtype}.",
+                    "Give one class number (an integer) per sample, not one-hot rows or probabilities.",
+                )
+            lengths[LABELS] = len(self.labels)
+        if not self.inputs or len(set(lengths.values())) != 1 or 0 in lengths.values():
+            counts = ", ".join(f"{name}: {count}" for name, count in lengths.items()) or "no arrays"
+            raise DatasetError(
+                f"{self.name} does not have the same number of samples everywhere ({counts}).",
+                "Give at least one sample, along the first axis of every array.",
+            )
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of names, types, shapes and values."""
+        digest = hashlib.sha256()
+        arrays = {**self.inputs, **({} if self.labels is None else {LABELS: self.labels})}
+        for name, array in sorted(arrays.items()):
+            digest.update(f"{name} {array.dtype} {array.shape};".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def take(self, count: int) -> Dataset:
+        """The first `count` samples (fewer if there are fewer)."""
+        labels = None if self.labels is None else self.labels[:count]
+        inputs = {name: array[:count] for name, array in self.inputs.items()}
+        return dataclasses.replace(self, inputs=inputs, labels=labels)
+
+    def batches(self, size: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """Feeds of `size` samples, the last one shorter."""
+        for start in range(0, len(self), size):
+            yield {name: np.ascontiguousarray(array[start : start + size]) for name, array in self.inputs.items()}
+
+    def check_fits(self, model: Model) -> None:
+        """Compares names, types, shapes and values with what the model takes.
+
+        Raises:
+            DatasetError: On the first thing that does not fit.
+        """
+        wanted = {spec.name: spec for spec in model.inputs}
+        if set(wanted) != set(self.inputs):
+            raise DatasetError(
+                f"{self.name} has {_names(self.inputs)} where {model.name} takes {_names(wanted)}.",
+                "Name each array like the model's input.",
+            )
+        for name, array in self.inputs.items():
+            self._check_array(model, wanted[name], array)
+
+    def _check_array(self, model: Model, spec: TensorSpec, array: NDArray[Any]) -> None:
+        if str(array.dtype) != spec.dtype:
+            raise DatasetError(
+                f"'{spec.name}' in {self.name} is {array.dtype} where {model.name} takes {spec.dtype}.",
+                f"Convert it: array.astype('{spec.dtype}'), with the scaling that the model was trained with.",
+            )
+        sizes = [size if isinstance(size, int) and axis else None for axis, size in enumerate(spec.shape)]
+        fits = array.ndim == len(sizes) and all(s in (None, a) for s, a in zip(sizes, array.shape, strict=True))
+        if not fits:
+            raise DatasetError(
+                f"'{spec.name}' in {self.name} has shape {_shape(array.shape)} "
+                f"where {model.name} takes {_shape(spec.shape)}.",
+                "Reshape or resize the samples; the first axis counts them.",
+            )
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise DatasetError(
+                f"'{spec.name}' in {self.name} holds NaN or infinite values.", "Remove or repair those samples."
+            )
+
+
+def check_labels(dataset: Dataset, classes: int) -> NDArray[np.int64]:
+    """Returns the labels after checking that they are class numbers below `classes`.
+
+    Raises:
+        DatasetError: There are none, or some lie outside.
+    """
+    if dataset.labels is None:
+        raise DatasetError(
+            f"{dataset.name} has no labels, so accuracy cannot be measured.",
+            f"Add an array '{LABELS}' with one class number per sample.",
+        )
+    low, high = int(dataset.labels.min()), int(dataset.labels.max())
+    if low < 0 or high >= classes:
+        raise DatasetError(
+            f"The labels of {dataset.name} run from {low} to {high}, but the model has {classes} classes "
+            f"(0 to {classes - 1}).",
+            "Number the classes from 0, as in training, and check that the model belongs to this data.",
+        )
+    return dataset.labels
+
+
+def read_npz(path: Path, *, name: str = "") -> Dataset:
+    """Reads an `.npz` file: one array per model input, and `labels` where there are any. Nothing in it executes.
+
+    Raises:
+        DatasetError: The file is missing, unreadable or no such archive.
+    """
+    if not path.is_file():
+        raise DatasetError(f"There is no file {path}.", "Check the path of the .npz file.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DatasetError(
+            f"{path} is not a readable .npz file of plain arrays ({' '.join(str(error).split())[:200] or 'cut short'}).",
+            "Write it again with numpy.savez(path, input_name=array, labels=array).",
+        ) from None
+    labels = arrays.pop(LABELS, None)
+    return Dataset(arrays, labels, name or path.name)
+
+
+def _names(mapping: Mapping[str, Any]) -> str:
+    return ", ".join(f"'{name}'" for name in mapping) or "no arrays"
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return "×".join(map(str, shape))

@@ -1,0 +1,66 @@
+"""What a backend makes of a model (Engine) and what runs it (Runner)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workbench.model import Model
+
+Tensors: TypeAlias = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model made ready for one backend on one device.
+
+    Attributes:
+        model: The model that it was built from.
+        backend: Name of the plugin in `workbench.backends`.
+        options: Every option it was built with, as plain values.
+        device: What it runs on, in the backend's own words, e.g. `CPUExecutionProvider`.
+        path: The artifact that the backend loads.
+        versions: Version of each library that decides the result.
+    """
+
+    model: Model
+    backend: str
+    options: Mapping[str, Any]
+    device: str
+    path: Path
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runner(Protocol):
+    """A live executor. It is closed by the context manager that opened it."""
+
+    @property
+    def placement(self) -> Mapping[str, int]:
+        """Nodes that each provider really runs, as `{provider: count}`."""
+
+    def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
+        """Runs the model once; arrays have the model's dtypes and the batch as first axis."""
+
+
+def random_feed(model: Model, batch: int, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Makes inputs of the right shape for timing where no samples are at hand.
+
+    Args:
+        model: Any model; its dynamic axes other than the first become 1.
+        batch: Size of a dynamic first axis.
+        seed: The same seed gives the same inputs.
+    """
+    generator = np.random.default_rng(seed)
+    feed: dict[str, NDArray[Any]] = {}
+    for spec in model.inputs:
+        shape = [size if isinstance(size, int) else (batch if axis == 0 else 1) for axis, size in enumerate(spec.shape)]
+        if np.issubdtype(np.dtype(spec.dtype), np.floating):
+            feed[spec.name] = generator.random(shape).astype(spec.dtype)
+        else:
+            feed[spec.name] = generator.integers(0, 2, shape).astype(spec.dtype)
+    return feed

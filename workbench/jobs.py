@@ -1,0 +1,198 @@
+"""Runs a function in a fresh subprocess: its crash or its end by force never takes the caller along.
+
+Progress and cancel are one thing: the caller's `progress` is called several times a second with the share done and a
+short text; when it raises, the subprocess and all its children are ended and the exception goes on to the caller.
+The subprocess ends itself when the caller's process disappears.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+from workbench.errors import WorkbenchError, WorkerError
+
+Progress: TypeAlias = Callable[[float, str], None]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_TICK_SECONDS = 0.1  # how often a waiting caller can cancel
+_GRACE_SECONDS = 1.0  # between asking a process to end and ending it
+
+
+def silent(fraction: float, message: str) -> None:
+    """The progress of a caller that does not want to know."""
+
+
+def part_of(progress: Progress, start: float, end: float, prefix: str = "") -> Progress:
+    """Maps the progress of one step onto its share of the whole."""
+
+    def report(fraction: float, message: str) -> None:
+        progress(start + (end - start) * fraction, f"{prefix}{message}")
+
+    return report
+
+
+class Worker:
+    """A function running in its own process session, with a two-way channel of pickled messages.
+
+    The function gets the channel's other end as first argument. Use as a context manager.
+    """
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        ours, theirs = Pipe()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"import workbench.jobs; workbench.jobs._serve({theirs.fileno()})"],
+                stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
+                stdout=self._stderr,
+                stderr=self._stderr,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                env=environment,
+            )
+        self._channel: Connection = ours
+        self.send((f"{function.__module__}:{function.__qualname__}", args))
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def send(self, message: Any) -> None:
+        """Sends one message to the function."""
+        with contextlib.suppress(BrokenPipeError):  # receive() then says why it ended
+            self._channel.send(message)
+
+    def receive(self, progress: Progress = silent) -> Any:
+        """Waits for the next message that is not progress.
+
+        Raises:
+            WorkbenchError: The one that the function raised.
+            WorkerError: The process broke or was ended by the system.
+        """
+        fraction, message = 0.0, ""
+        while True:
+            progress(fraction, message)
+            if not self._channel.poll(_TICK_SECONDS):
+                continue
+            try:
+                kind, payload = self._channel.recv()
+            except (EOFError, ConnectionResetError):
+                raise self._broken() from None
+            if kind == "progress":
+                fraction, message = payload
+            elif kind == "error":
+                raise payload
+            else:
+                return payload
+
+    def close(self) -> None:
+        """Ends the process and everything that it started."""
+        self._channel.close()
+        if self._process.stdin:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGTERM)
+            try:
+                self._process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGKILL)
+                self._process.wait()
+        self._signal(signal.SIGKILL)  # children that outlived their parent
+        self._stderr.close()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def _broken(self) -> WorkerError:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        details = self._stderr.read()[-4000:].decode(errors="replace")
+        if code == -signal.SIGKILL:
+            return WorkerError(
+                "The subprocess was ended by the system, most likely because memory ran out.",
+                "Use fewer samples, a smaller batch or a smaller model, or a machine with more memory.",
+                details,
+            )
+        reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return WorkerError(
+            f"The subprocess broke ({reason}); this program is unharmed.",
+            "The last lines it wrote are in the error's details.",
+            details,
+        )
+
+
+def run(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Runs `function(*args, **kwargs)` in a fresh subprocess and returns its result.
+
+    A keyword argument `progress` stays here: the function gets one that reports to it.
+
+    Raises:
+        WorkbenchError: The one that the function raised.
+        WorkerError: The process broke or was ended by the system.
+    """
+    progress: Any = kwargs.pop("progress", silent)
+    with Worker(_call, function, args, kwargs) as worker:
+        result: R = worker.receive(progress)
+        return result
+
+
+def _call(channel: Connection, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    def report(fraction: float, message: str) -> None:
+        channel.send(("progress", (fraction, message)))
+
+    channel.send(("result", function(*args, **kwargs, progress=report)))
+
+
+def _serve(descriptor: int) -> None:
+    """What the subprocess does: take one function with its arguments, run it, send what comes of it."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with Connection(descriptor) as channel:
+        try:
+            name, args = channel.recv()
+            module, _, attribute = name.partition(":")
+            getattr(importlib.import_module(module), attribute)(channel, *args)
+        except EOFError:  # the caller closed the channel: nothing left to do
+            pass
+        except WorkbenchError as error:
+            channel.send(("error", error))
+        except MemoryError:
+            channel.send(("error", _worker_error("Memory ran out.", "Use fewer samples or a smaller batch.")))
+        except Exception as error:
+            message = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+            channel.send(("error", _worker_error(message, "The error's details hold the traceback.")))
+
+
+def _worker_error(message: str, remedy: str) -> WorkerError:
+    return WorkerError(message, remedy, traceback.format_exc())
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def workers(calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Iterator[list[Worker]]:
+    """Starts several workers at once and ends them all together."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Worker(function, *args)) for function, args in calls]
+

@@ -1,0 +1,91 @@
+"""Finds the plugins of a group: the files of its folder, and the entry points that other packages declare."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from types import ModuleType
+
+from workbench.errors import MissingDependencyError, PluginError
+from workbench.options import suggest
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin as a list or a menu shows it.
+
+    Attributes:
+        group: Folder it belongs to, e.g. `transforms`.
+        name: What recipes and the command line call it.
+        summary: First sentence of its docstring.
+        missing: Packages that it needs and this machine lacks.
+        extra: Extra of this project that brings them.
+    """
+
+    group: str
+    name: str
+    summary: str
+    missing: tuple[str, ...] = ()
+    extra: str = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether it can be used here."""
+        return not self.missing
+
+    @property
+    def reason(self) -> str:
+        """Why it cannot be used, and how to mend that; empty if it can."""
+        if self.available:
+            return ""
+        return f"needs {', '.join(self.missing)}: pip install 'deployment-workbench[{self.extra}]'"
+
+
+def list_plugins(group: str) -> tuple[Plugin, ...]:
+    """Lists a group's plugins by name; those that lack a package are listed with what they lack."""
+    return tuple(_describe(group, name, _module(group, name)) for name in sorted(_modules(group)))
+
+
+def find_plugin(group: str, name: str) -> ModuleType:
+    """Imports a plugin that can be used here.
+
+    Raises:
+        PluginError: There is none of that name.
+        MissingDependencyError: A package that it needs is not installed.
+    """
+    name = name.replace("-", "_")
+    modules = _modules(group)
+    if name not in modules:
+        raise PluginError(f"There is no '{name}' among the {group}.", suggest(name, sorted(modules)))
+    module = _module(group, name)
+    plugin = _describe(group, name, module)
+    if not plugin.available:
+        raise MissingDependencyError(
+            f"'{name}' needs {', '.join(plugin.missing)}, which this environment lacks.",
+            f"Install it: pip install 'deployment-workbench[{plugin.extra}]'.",
+        )
+    return module
+
+
+def _modules(group: str) -> dict[str, str]:
+    """Plugin name → module path. The folder wins over an entry point of the same name."""
+    package = importlib.import_module(f"workbench.{group}")
+    found = {point.name: point.value for point in entry_points(group=f"workbench.{group}")}
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.name.startswith("_"):
+            found[module.name] = f"workbench.{group}.{module.name}"
+    return found
+
+
+def _module(group: str, name: str) -> ModuleType:
+    return importlib.import_module(_modules(group)[name])
+
+
+def _describe(group: str, name: str, module: ModuleType) -> Plugin:
+    requires: dict[str, str] = module.REQUIRES
+    missing = tuple(package for package in requires if importlib.util.find_spec(package) is None)
+    summary = (module.__doc__ or "").strip().partition("\n")[0]
+    return Plugin(group, name, summary, missing, requires[missing[0]] if missing else "")

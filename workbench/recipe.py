@@ -1,0 +1,290 @@
+"""A recipe: the whole flow from model to package as one YAML or JSON file, and what running it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+
+from workbench.backends import build_engine
+from workbench.comparison import Candidate, Choice, ChoiceOptions, Comparison, Row, choose, compare
+from workbench.errors import GateError, RecipeError, WorkbenchError
+from workbench.exporters import Package, export_package
+from workbench.importers import load_dataset, load_model
+from workbench.jobs import Progress, part_of, silent
+from workbench.measure.latency import LatencyOptions
+from workbench.model import Model
+from workbench.options import make_options, option, to_builtins
+from workbench.plugins import find_plugin
+from workbench.transforms import transform
+from workbench.workspace import Workspace, fingerprint, write_json
+
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Where samples come from: `.npz` files, or `sample:digits` for both."""
+
+    evaluation: Annotated[str, option("Samples that score, with labels if accuracy is wanted.")]
+    calibration: Annotated[str, option("Samples that set ranges; never those that score.")] = ""
+
+
+@dataclass(frozen=True)
+class CandidateRecipe:
+    """One variant to try."""
+
+    name: Annotated[str, option("Its name in tables.")]
+    transforms: Annotated[
+        tuple[str | dict[str, dict[str, Any] | None], ...],
+        option("Steps in order: a name, or a name with its options."),
+    ] = ()
+    backend: Annotated[str, option("What runs it.")] = "onnxruntime"
+    options: Annotated[dict[str, Any], option("Options of the backend.")] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Limits that the chosen candidate must keep; a run that misses one fails."""
+
+    min_accuracy: Annotated[float, option("Smallest top-1.", minimum=0, maximum=100, unit="%")] | None = None
+    max_accuracy_drop: (
+        Annotated[float, option("Largest loss against the original.", minimum=0, maximum=100, unit="points")] | None
+    ) = None
+    max_p50_ms: Annotated[float, option("Largest median latency.", minimum=0, unit="ms")] | None = None
+    max_p99_ms: Annotated[float, option("Largest 99th percentile.", minimum=0, unit="ms")] | None = None
+    min_speedup: Annotated[float, option("Smallest speed-up against the original.", minimum=0, unit="×")] | None = None
+    max_size_mb: Annotated[float, option("Largest model.", minimum=0, unit="MB")] | None = None
+
+
+@dataclass(frozen=True)
+class ExportRecipe:
+    """How the chosen candidate is packed."""
+
+    exporter: Annotated[str, option("What writes the package.")] = "server"
+    options: Annotated[dict[str, Any], option("Options of the exporter.")] = field(default_factory=dict)
+    directory: Annotated[str, option("Folder that does not exist yet; one in the workspace if empty.")] = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole flow; paths are relative to the folder that it runs in."""
+
+    model: Annotated[str, option("A model file, or sample:digits.")]
+    data: Annotated[DataRecipe, option("Samples.")]
+    candidates: Annotated[tuple[CandidateRecipe, ...], option("Variants to try beside the original.")] = ()
+    name: Annotated[str, option("Name of the run; the model's if empty.")] = ""
+    backend: Annotated[str, option("What runs the original.")] = "onnxruntime"
+    options: Annotated[dict[str, Any], option("Options of that backend.")] = field(default_factory=dict)
+    latency: Annotated[LatencyOptions, option("How latency is measured.")] = field(default_factory=LatencyOptions)
+    choose: Annotated[ChoiceOptions, option("What to look for.")] = field(default_factory=ChoiceOptions)
+    gates: Annotated[Gates, option("Limits that fail the run.")] = field(default_factory=Gates)
+    export: Annotated[ExportRecipe | None, option("How to pack the choice; nothing is packed without.")] = None
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One limit and what was measured against it."""
+
+    gate: str
+    limit: float
+    measured: float | None
+    passed: bool
+
+    def __str__(self) -> str:
+        if self.measured is None:
+            return f"{self.gate}: limit {self.limit:g}, but nothing was measured to hold against it"
+        verdict = "kept" if self.passed else "missed"
+        return f"{self.gate}: {self.measured:.4g} against a limit of {self.limit:g}, {verdict} by {self.margin:.3g}"
+
+    @property
+    def margin(self) -> float:
+        """Distance from the limit, in the gate's unit."""
+        return abs(self.limit - (self.measured or 0.0))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a recipe gave."""
+
+    recipe: Recipe
+    comparison: Comparison
+    choice: Choice
+    gates: tuple[GateResult, ...]
+    package: Package | None
+    path: Path
+
+    def check_gates(self) -> None:
+        """Fails if a limit was missed.
+
+        Raises:
+            GateError: Names each missed limit and by how much.
+        """
+        missed = [str(gate) for gate in self.gates if not gate.passed]
+        if missed:
+            raise GateError(
+                f"{self.choice.name} misses {len(missed)} gate{'s' if len(missed) > 1 else ''}: {'; '.join(missed)}.",
+                f"The full result is in {self.path}; loosen the gate or try other candidates.",
+            )
+
+
+def read_recipe(source: Path | str | Mapping[str, Any] | Recipe) -> Recipe:
+    """Reads and checks a recipe.
+
+    Args:
+        source: A `.yaml`, `.yml` or `.json` file, or its content as a mapping.
+
+    Raises:
+        RecipeError: The file cannot be read, or holds a key or value that a recipe cannot have.
+    """
+    where = "the recipe"
+    values: Any = source
+    if isinstance(source, str | Path):
+        where = f"the recipe {source}"
+        values = _read_file(Path(source).expanduser())
+    if isinstance(values, Mapping) and isinstance(values.get("data"), str):
+        values = {**values, "data": {"evaluation": values["data"], "calibration": values["data"]}}
+    try:
+        recipe: Recipe = make_options(Recipe, values, where)
+        for candidate in recipe.candidates:
+            find_plugin("backends", candidate.backend)
+            for name, options in _steps(candidate):
+                plugin = find_plugin("transforms", name)
+                make_options(plugin.Options, options, f"{where}: {candidate.name}: {name}")
+    except WorkbenchError as error:
+        raise RecipeError(error.message[0].upper() + error.message[1:], error.remedy) from None
+    return recipe
+
+
+def run_recipe(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    workspace: Workspace | None = None,
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> Run:
+    """Runs the whole flow; what an earlier run had finished is reused.
+
+    The result is written to `<workspace>/runs/`; gates are evaluated but not enforced: call `Run.check_gates`.
+
+    Args:
+        recipe: A recipe, or where it lies.
+        workspace: Where results and artifacts are kept.
+        fresh: Measure again even if the workspace has the result.
+        progress: Called with the share done and a short text; may raise to cancel.
+
+    Raises:
+        RecipeError: The recipe cannot be followed.
+    """
+    recipe = read_recipe(recipe)
+    workspace = workspace or Workspace()
+    model = load_model(recipe.model)
+    evaluation = load_dataset(recipe.data.evaluation, "evaluation")
+    candidates = [Candidate(ORIGINAL, build_engine(model, recipe.backend, recipe.options))]
+    for number, wanted in enumerate(recipe.candidates):
+        start, end = 0.4 * number / len(recipe.candidates), 0.4 * (number + 1) / len(recipe.candidates)
+        candidates.append(make_candidate(recipe, wanted, model, workspace, part_of(progress, start, end)))
+    comparison = compare(
+        candidates,
+        evaluation,
+        recipe.latency,
+        workspace=workspace,
+        fresh=fresh,
+        progress=part_of(progress, 0.4, 0.9),
+    )
+    choice = choose(comparison, recipe.choose)
+    chosen = comparison[choice.name]
+    package = None
+    if recipe.export:
+        package = export_package(
+            chosen.candidate,
+            recipe.export.exporter,
+            recipe.export.options,
+            sample=evaluation,
+            measured=chosen,
+            directory=Path(recipe.export.directory) if recipe.export.directory else None,
+            workspace=workspace,
+            progress=part_of(progress, 0.9, 1.0),
+        )
+    name = recipe.name or model.name
+    path = workspace.root / "runs" / f"{name}-{fingerprint({'recipe': to_builtins(recipe)})[:8]}.json"
+    run = Run(recipe, comparison, choice, evaluate_gates(recipe.gates, comparison, chosen), package, path)
+    write_json(path, run)
+    progress(1.0, "done")
+    return run
+
+
+def make_candidate(
+    recipe: Recipe, wanted: CandidateRecipe, model: Model, workspace: Workspace, progress: Progress = silent
+) -> Candidate:
+    """Applies a candidate's transforms and makes it ready for its backend."""
+    steps = _steps(wanted)
+    for number, (name, options) in enumerate(steps):
+        report = part_of(progress, number / len(steps), (number + 1) / len(steps), f"{wanted.name}: ")
+        calibration = None
+        if find_plugin("transforms", name).NEEDS_DATASET:
+            if not recipe.data.calibration:
+                raise RecipeError(
+                    f"{wanted.name} needs calibration samples for {name}, and the recipe names none.",
+                    "Add `calibration:` under `data:`; do not use the evaluation samples for it.",
+                )
+            calibration = load_dataset(recipe.data.calibration, "calibration")
+        model = transform(model, name, options, dataset=calibration, workspace=workspace, progress=report)
+    return Candidate(wanted.name, build_engine(model, wanted.backend, wanted.options or recipe.options))
+
+
+def evaluate_gates(gates: Gates, comparison: Comparison, row: Row) -> tuple[GateResult, ...]:
+    """Holds the measured values of one row against the limits that are set."""
+    top1 = 100 * row.accuracy.top1.value if row.accuracy else None
+    measured: dict[str, float | None] = {
+        "min_accuracy": top1,
+        "max_accuracy_drop": comparison.accuracy_drop(row),
+        "max_p50_ms": row.latency.p50.value if row.latency.p50 else None,
+        "max_p99_ms": row.latency.p99.value if row.latency.p99 else None,
+        "min_speedup": row.speedup.value,
+        "max_size_mb": row.size_bytes / 1e6,
+    }
+    results = []
+    for gate in dataclasses.fields(gates):
+        limit = getattr(gates, gate.name)
+        value = measured[gate.name]
+        if limit is None:
+            continue
+        kept = value is not None and (value >= limit if gate.name.startswith("min") else value <= limit)
+        results.append(GateResult(gate.name, limit, value, kept))
+    return tuple(results)
+
+
+def _steps(candidate: CandidateRecipe) -> list[tuple[str, dict[str, Any]]]:
+    """Each transform as a name and its options."""
+    steps: list[tuple[str, dict[str, Any]]] = []
+    for step in candidate.transforms:
+        if isinstance(step, str):
+            steps.append((step, {}))
+        elif len(step) == 1:
+            [(name, options)] = step.items()
+            steps.append((name, options or {}))
+        else:
+            raise RecipeError(
+                f"A step of {candidate.name} names {len(step)} transforms: {', '.join(step) or 'none'}.",
+                "Write each transform as an item of its own.",
+            )
+    return steps
+
+
+def _read_file(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise RecipeError(f"The recipe {path} cannot be read: {reason}.", "Check the path.") from None
+    try:
+        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(f"The recipe {path} is not valid: {reason}.", "Correct that line.") from None

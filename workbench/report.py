@@ -1,0 +1,150 @@
+"""A comparison in words and columns: the same cells for the terminal, the notebook and the panel."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workbench.comparison import Choice, Comparison, Row, pareto_front
+from workbench.measure.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the table.
+
+    Attributes:
+        text: What is shown.
+        value: What it sorts by.
+        note: What a tooltip adds.
+    """
+
+    text: str
+    value: float | str
+    note: str = ""
+
+
+HEADINGS = ("candidate", "backend", "size", "top-1", "p50 ms", "p99 ms", "speed-up", "trust")
+
+
+def table_row(comparison: Comparison, row: Row) -> tuple[Cell, ...]:
+    """The cells of one candidate, in the order of `HEADINGS`."""
+    original = comparison.original
+    size = row.size_bytes / 1e6
+    shrink = "" if row is original else f" ({original.size_bytes / row.size_bytes:.1f}× smaller)"
+    if row.size_bytes > original.size_bytes:
+        shrink = f" ({row.size_bytes / original.size_bytes:.1f}× larger)"
+    p50, p99 = row.latency.p50, row.latency.p99
+    return (
+        Cell(row.name, row.name, describe_steps(row)),
+        Cell(row.candidate.engine.backend, row.candidate.engine.backend, row.candidate.engine.device),
+        Cell(f"{format_size(size)}{shrink}", size),
+        _accuracy_cell(comparison, row),
+        Cell(format_estimate(p50), row.p50_ms, _interval(p50, " ms")),
+        Cell(format_estimate(p99), p99.value if p99 else float("inf"), _interval(p99, " ms") or "too few timings"),
+        _speedup_cell(comparison, row),
+        Cell("●" if not row.latency.caveats else "○", len(row.latency.caveats), "; ".join(row.latency.caveats)),
+    )
+
+
+def comparison_text(comparison: Comparison, choice: Choice | None = None) -> str:
+    """The table as plain text: `★` marks the choice, `◆` the Pareto front."""
+    front = pareto_front(comparison)
+    lines = [["", *HEADINGS]]
+    for row in comparison.rows:
+        mark = "★" if choice and row.name == choice.name else "◆" if row.name in front else " "
+        lines.append([mark, *(cell.text for cell in table_row(comparison, row))])
+    return f"{columns(lines, left=4)}\n\n{footnote(comparison, choice)}"
+
+
+def comparison_html(comparison: Comparison, choice: Choice | None = None) -> str:
+    """The table as HTML that follows JupyterLab's theme where there is one."""
+    front = pareto_front(comparison)
+    style = "padding:4px 8px;border-bottom:1px solid var(--jp-border-color2,#8884);white-space:nowrap;text-align:"
+    head = "".join(f'<th style="{style}{"left" if i < 2 else "right"}">{h}</th>' for i, h in enumerate(HEADINGS))
+    body = []
+    for row in comparison.rows:
+        mark = "★ " if choice and row.name == choice.name else "◆ " if row.name in front else ""
+        cells = "".join(
+            f'<td style="{style}{"left" if i < 2 else "right"}" title="{html.escape(cell.note)}">'
+            f"{mark if i == 0 else ''}{html.escape(cell.text)}</td>"
+            for i, cell in enumerate(table_row(comparison, row))
+        )
+        body.append(f"<tr>{cells}</tr>")
+    note = html.escape(footnote(comparison, choice)).replace("\n", "<br>")
+    return (
+        f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums"><thead><tr>{head}</tr></thead>'
+        f'<tbody>{"".join(body)}</tbody></table><p style="opacity:.8">{note}</p>'
+    )
+
+
+def footnote(comparison: Comparison, choice: Choice | None = None) -> str:
+    """What the marks mean, the choice with its reasons, and the conditions of the measurement."""
+    lines = []
+    if choice:
+        lines.append(f"★ {choice.name}: {choice.reason}.")
+        lines += [f"   {name} {reason}." for name, reason in choice.rejected.items()]
+    lines.append("◆ on the Pareto front of accuracy and latency; ns: the accuracy differs no more than chance would.")
+    timing = comparison.original.latency
+    threads = f"{timing.threads} thread{'s' if timing.threads != 1 else ''}" if timing.threads else "threads as chosen"
+    lines.append(
+        f"{comparison.dataset} ({comparison.samples}) · batch {timing.batch}, {threads} · {comparison.environment}"
+    )
+    return "\n".join(lines)
+
+
+def describe_steps(row: Row) -> str:
+    """The transforms of a candidate in words."""
+    steps = row.candidate.engine.model.history
+    return " → ".join(step.transform.replace("_", " ") for step in steps) or "as loaded"
+
+
+def format_size(megabytes: float) -> str:
+    """A size in MB (10⁶ bytes) with sensible digits."""
+    return f"{megabytes:.2f} MB" if megabytes < 10 else f"{megabytes:,.0f} MB"
+
+
+def format_estimate(estimate: Estimate | None) -> str:
+    """A value with the digits that its interval allows, at most three behind the point; `–` if there is none."""
+    if estimate is None:
+        return "–"
+    width = max(estimate.high - estimate.low, estimate.value * 1e-3, 1e-9)
+    digits = next((d for d in range(3) if width / 2 >= 10**-d), 3)
+    return f"{estimate.value:.{max(digits, 2 if estimate.value < 10 else 1)}f}"
+
+
+def _accuracy_cell(comparison: Comparison, row: Row) -> Cell:
+    if row.accuracy is None:
+        share = row.agreement.share if row.agreement else 1.0
+        return Cell(f"{100 * share:.1f} % agree", share, "no labels: predictions that agree with the original's")
+    text = f"{100 * row.accuracy.top1.value:.1f} %"
+    note = f"{row.accuracy.samples} samples, 95 % interval {_interval(row.accuracy.top1, '', 100)} %"
+    if row.agreement:
+        drop = comparison.accuracy_drop(row)
+        chance = " ns" if row.agreement.p_value is not None and row.agreement.p_value > 0.05 else ""
+        text += f" ({-drop:+.1f}{chance})".replace("-", "−")
+        note += f"; {len(row.agreement.changed)} predictions changed, {row.agreement.lost} of them lost"
+    return Cell(text, row.accuracy.top1.value, note)
+
+
+def _speedup_cell(comparison: Comparison, row: Row) -> Cell:
+    if row is comparison.original:
+        return Cell("1", 1.0, "the original")
+    ratio = row.speedup
+    text = f"{ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})"
+    return Cell(text, ratio.value, "95 % interval, paired by rounds")
+
+
+def _interval(estimate: Estimate | None, unit: str, scale: float = 1.0) -> str:
+    return f"{scale * estimate.low:.3g}–{scale * estimate.high:.3g}{unit}" if estimate else ""
+
+
+def columns(lines: Sequence[Sequence[str]], left: int = 0) -> str:
+    """Aligned columns of plain text, the first `left` of them to the left and the others to the right."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+
+    def align(cell: str, column: int) -> str:
+        return cell.ljust(widths[column]) if column < left else cell.rjust(widths[column])
+
+    return "\n".join("  ".join(align(cell, i) for i, cell in enumerate(line)).rstrip() for line in lines)

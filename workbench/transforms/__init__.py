@@ -1,0 +1,102 @@
+"""Transforms: one file each turns a model into a smaller or faster one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from workbench import jobs
+from workbench.dataset import Dataset
+from workbench.errors import DatasetError, TransformError
+from workbench.jobs import Progress, silent
+from workbench.model import Model, Step, read_model
+from workbench.options import make_options, to_builtins
+from workbench.plugins import find_plugin
+from workbench.workspace import Workspace, writing
+
+
+def transform(
+    model: Model,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    dataset: Dataset | None = None,
+    workspace: Workspace | None = None,
+    progress: Progress = silent,
+) -> Model:
+    """Applies one transform in a fresh subprocess and keeps the result in the workspace.
+
+    Args:
+        model: The model to change; its file stays as it is.
+        name: A plugin of `workbench.transforms`, e.g. `quantize_static`.
+        options: Options of that transform.
+        dataset: Calibration samples, for the transforms that need them.
+        workspace: Where the result is kept, and found again by a rerun.
+        progress: Called with the share done and a short text; may raise to cancel.
+
+    Raises:
+        TransformError: The transform cannot be applied to this model.
+        DatasetError: The samples are missing or do not fit the model.
+        OptionsError: An option does not exist or has a value it cannot have.
+    """
+    plugin = find_plugin("transforms", name)
+    checked = make_options(plugin.Options, options, name)
+    if plugin.NEEDS_DATASET:
+        if dataset is None:
+            raise DatasetError(
+                f"{name} needs calibration samples, and none were given.",
+                "Pass dataset=…: about 100 typical inputs, no labels needed.",
+            )
+        dataset.check_fits(model)
+    else:
+        dataset = None  # it does not decide the result, so it must not decide the key
+    step = Step(name, to_builtins(checked))
+    key = {
+        "model": model.sha256,
+        "step": step,
+        "dataset": dataset.sha256 if dataset else None,
+        "versions": _versions(plugin),
+    }
+    workspace = workspace or Workspace()
+
+    def make(folder: Path) -> None:
+        target = folder / f"{model.path.stem}.onnx"
+        jobs.run(_apply, name, model, checked, dataset, target, progress=progress)
+
+    folder = workspace.artifact("models", key, make)
+    [path] = folder.glob("*.onnx")
+    return read_model(path, name=model.name, history=(*model.history, step), source=model.source)
+
+
+def _apply(name: str, model: Model, options: Any, dataset: Dataset | None, target: Path, progress: Progress) -> None:
+    """Runs in the worker: a broken model or a lack of memory ends this process only."""
+    plugin = find_plugin("transforms", name)
+    with writing(target):
+        plugin.apply(model, options, dataset, target, progress)
+    _check_same_interface(model, read_model(target), name)
+
+
+def _check_same_interface(before: Model, after: Model, name: str) -> None:
+    """A transform may change what is inside, never what the model takes and gives."""
+    for kind in ("inputs", "outputs"):
+        old, new = getattr(before, kind), getattr(after, kind)
+        if [(spec.name, spec.dtype) for spec in old] != [(spec.name, spec.dtype) for spec in new]:
+            raise TransformError(
+                f"{name} changed the {kind} of {before.name} from "
+                f"{', '.join(map(str, old))} to {', '.join(map(str, new))}.",
+                "This is a fault of the transform: please report it with the model's graph.",
+            )
+
+
+def _versions(plugin: ModuleType) -> dict[str, str]:
+    versions = {}
+    for package in plugin.REQUIRES:
+        for distribution in (package, f"{package}-gpu"):
+            try:
+                versions[package] = version(distribution)
+            except PackageNotFoundError:
+                continue
+    return versions

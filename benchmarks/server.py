@@ -28,10 +28,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-import os
-TEMPLATES = Path(os.environ.get('T','/work/main/workbench/exporters/server'))
+TEMPLATES = Path(__file__).resolve().parent.parent / "workbench" / "exporters" / "server"
 SHAPE = [1, 3, 224, 224]
-CHANNELS = [3, 48, 96, 160, 256]
+CHANNELS = [3, 64, 128, 160, 256]
 
 
 @dataclass
@@ -182,7 +181,7 @@ def main() -> None:
         build_package(Path(name))
         results = measure(Path(name), arguments.rounds, arguments.count, arguments.connections)
     print(
-        f"1x3x224x224 float32 (602 kB), 1 thread per run, {arguments.connections} connection(s), {os.cpu_count()} cores, "
+        f"1x3x224x224 float32 (602 kB), 1 thread per run, {os.cpu_count()} cores, {arguments.connections} connection, "
         f"onnxruntime {ort.__version__}; median of {arguments.rounds} rounds (lowest to highest)"
     )
     direct = results["session.run"].cpu_us

@@ -133,7 +133,7 @@ class BokehPane(anywidget.AnyWidget):
         try:
             self._document.apply_json_patch(patch, setter=self)
         except Exception as error:  # a callback of the figure: it would vanish without a word
-            _LOGGER.exception("a callback of the figure '%s' failed", self.label)
+            _LOGGER.debug("a callback of the figure '%s' failed", self.label, exc_info=True)
             self.error = f"{type(error).__name__}: {error}"
         else:
             self.error = ""
@@ -152,7 +152,7 @@ def _theme(dark: bool) -> Theme:
         model: {name: value for name, value in style.items() if not name.endswith(("_font", "_font_size"))}
         for model, style in attributes.items()
     }
-    styles["Plot"] |= {"background_fill_color": None, "border_fill_color": None}
+    styles["Plot"] = {**styles.get("Plot", {}), "background_fill_color": None, "border_fill_color": None}
     return Theme(json={"attrs": styles})
 
 

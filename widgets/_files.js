@@ -79,7 +79,10 @@ class Picker {
   build(el) {
     const id = `wb-files-${Math.random().toString(36).slice(2)}`;
     this.label = make('label', { htmlFor: id });
-    this.input = make('input', { id, type: 'text', spellcheck: false, autocomplete: 'off', onchange: () => this.choose(this.input.value) });
+    this.input = make('input', {
+      id, type: 'text', spellcheck: false, autocomplete: 'off', onchange: () => this.choose(this.input.value),
+      onkeydown: (event) => event.key === 'Enter' && this.choose(this.input.value), // JupyterLab prevents the change
+    });
     this.browse = button('Browse…', () => (this.listing.hidden ? this.list('') : this.closeListing()));
     this.chooser = make('input', { type: 'file', hidden: true, onchange: () => this.uploadChosen() });
     const upload = button('Upload…', () => this.chooser.click());
@@ -97,6 +100,7 @@ class Picker {
       make('div', { className: 'wb-files-row' }, this.label, this.input, this.browse, upload, this.chooser),
       this.listing, this.progress, this.note);
     this.root.setAttribute('role', 'group');
+    this.root.dataset.lmSuppressShortcuts = 'true'; // keys are for the picker, not for the notebook around it
     this.acceptDrops();
     el.append(make('style', { textContent: STYLE }), this.root);
   }
@@ -198,7 +202,6 @@ class Picker {
     };
     if (!(event.key in moves)) return;
     event.preventDefault();
-    event.stopPropagation(); // JupyterLab would move between cells
     moves[event.key]();
   }
 

@@ -30,6 +30,7 @@ from .plugins import list_plugins as list_plugins
 from .recipe import Recipe as Recipe
 from .recipe import read_recipe as read_recipe
 from .recipe import run_recipe as run_recipe
+from .report import comparison_html as comparison_html
 from .report import comparison_text as comparison_text
 from .transforms import transform as transform
 from .trial import serve_package as serve_package

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,15 +140,35 @@ def read_npz(path: Path, *, name: str = "") -> Dataset:
     if not path.is_file():
         raise DatasetError(f"There is no file {path}.", "Check the path of the .npz file.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in archive.namelist()}
+    except _DAMAGE as error:
         raise DatasetError(
             f"{path} is not a readable .npz file of plain arrays ({' '.join(str(error).split())[:200] or 'cut short'}).",
             "Write it again with numpy.savez(path, input_name=array, labels=array).",
         ) from None
     labels = arrays.pop(LABELS, None)
     return Dataset(arrays, labels, name or path.name)
+
+
+# What zipfile, zlib and numpy's header parser raise on bytes that are not what they should be.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(name) as stream:
+        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        return array
 
 
 def _names(mapping: Mapping[str, Any]) -> str:

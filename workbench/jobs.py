@@ -195,4 +195,3 @@ def workers(calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Iterator
     """Starts several workers at once and ends them all together."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(Worker(function, *args)) for function, args in calls]
-

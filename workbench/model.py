@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -93,6 +95,7 @@ def read_model(path: Path, *, name: str = "", history: tuple[Step, ...] = (), so
     proto = _parse(path)
     external = _check_external_data(path, proto)
     _check_rules(path, proto)
+    _check_types(path, proto)
     initializers = {tensor.name for tensor in proto.graph.initializer}
     return Model(
         path=path,
@@ -111,12 +114,15 @@ def _parse(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if not path.exists():
-        raise ModelError(f"There is no file {path}.", "Check the path, or choose the file with Browse.")
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder, not a model file.", "Give the .onnx file inside it.")
     try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise ModelError(f"{path} is a folder, not a model file.", "Give the .onnx file inside it.")
+        if not stat.S_ISREG(kind):
+            raise ModelError(f"{path} is not a regular file.", "Copy the model into a file first.")
         content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"There is no file {path}.", "Check the path, or choose the file with Browse.") from None
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read: {error.strerror}.", "Change its permissions, or copy it to a folder of yours."
@@ -145,21 +151,23 @@ def _check_external_data(path: Path, proto: onnx.ModelProto) -> tuple[str, ...]:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
-        target = (folder / location).resolve()
-        if not location or Path(location).is_absolute() or not target.is_relative_to(folder):
+        if not _lies_in(folder, location):
             raise ModelError(
                 f"{path} keeps the weights of '{tensor.name}' in '{location}', outside its own folder.",
                 "Such a file could read anything on this machine, so it is refused; "
                 "save the model again with its weights beside it.",
             )
         try:
-            end = int(entries.get("offset", "0") or 0) + int(entries.get("length", "0") or 0)
+            offset = int(entries.get("offset", "0") or 0)
+            length = int(entries.get("length", "0") or 0) or _least_bytes(tensor)
+            if offset < 0 or length < 0:
+                raise ValueError
         except ValueError:
             raise ModelError(
                 f"{path} gives no sensible place in '{location}' for the weights of '{tensor.name}'.",
                 "Save the model again.",
             ) from None
-        needed[location] = max(needed.get(location, 0), end)
+        needed[location] = max(needed.get(location, 0), offset + length)
     for location, size in needed.items():
         target = folder / location
         if not target.is_file():
@@ -174,6 +182,23 @@ def _check_external_data(path: Path, proto: onnx.ModelProto) -> tuple[str, ...]:
                 "Copy it again.",
             )
     return tuple(sorted(needed))
+
+
+def _lies_in(folder: Path, location: str) -> bool:
+    """Whether a relative path stays in the folder, symbolic links followed."""
+    try:
+        target = (folder / location).resolve()
+    except (OSError, ValueError, RuntimeError):  # a loop of links, or no path at all
+        return False
+    return bool(location) and not Path(location).is_absolute() and target.is_relative_to(folder)
+
+
+def _least_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes that a tensor takes at least; types below a byte are packed."""
+    import onnx
+
+    width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return math.prod(tensor.dims) * width if width > 1 else 0
 
 
 def _check_rules(path: Path, proto: onnx.ModelProto) -> None:
@@ -192,6 +217,20 @@ def _check_rules(path: Path, proto: onnx.ModelProto) -> None:
             raise ModelError(f"{path} has a node without an operator.", "Export the model again.")
 
 
+def _check_types(path: Path, proto: onnx.ModelProto) -> None:
+    """ONNX's own checker lets element types pass that do not exist."""
+    import onnx
+
+    known = set(onnx.TensorProto.DataType.values())
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.tensor_type.elem_type not in known:
+            raise ModelError(
+                f"{path} gives '{value.name}' the element type {value.type.tensor_type.elem_type}, "
+                "which ONNX does not have.",
+                "Export the model again: the file is damaged, or newer than this program.",
+            )
+
+
 def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every constant of a model: initializers and tensor attributes, in subgraphs and functions too."""
 
@@ -201,11 +240,15 @@ def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (sparse.values, sparse.indices) if sparse.dims else ()
                 for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                     yield from of_graph(graph)
 
     def of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
         yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
         yield from of_nodes(graph.node)
 
     yield from of_graph(proto.graph)
@@ -219,7 +262,5 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not tensor.elem_type:
         return TensorSpec(value.name, "not a tensor", ())
-    shape = tuple(
-        dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "?") for dim in tensor.shape.dim
-    )
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "?") for dim in tensor.shape.dim)
     return TensorSpec(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)

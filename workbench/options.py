@@ -130,10 +130,14 @@ def make_options(cls: type[T], values: Mapping[str, Any] | T | None, where: str)
         converted: T = _completed(msgspec.convert(given, cls))
         return converted
     except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at `$.")
-        name = place.rstrip("`").partition("[")[0]
-        value = f"{name} = {given[name]!r}" if name in given else "an option"
-        raise OptionsError(f"{where} cannot take {value}: {_plain(reason)}.", _allowed(cls, name)) from None
+        reason, _, place = str(error).partition(" - at `$")
+        name = place.rstrip("`").lstrip(".")
+        if not name:
+            raise OptionsError(f"{where} is incomplete: {_plain(reason)}.", _allowed(cls, "")) from None
+        owner, value = _resolve(cls, given, name)
+        shown = repr(value)[:80]
+        remedy = _allowed(owner, name.rpartition(".")[2].partition("[")[0])
+        raise OptionsError(f"{where} cannot take {name} = {shown}: {_plain(reason)}.", remedy) from None
 
 
 def to_builtins(value: Any) -> Any:
@@ -169,6 +173,20 @@ def _check_names(cls: Any, values: Any, where: str) -> None:
             for kind in (fields[name].type, *typing.get_args(fields[name].type)):
                 if dataclasses.is_dataclass(kind) or typing.get_origin(kind) is tuple:
                     _check_names(kind, value, f"{where}: {name}")
+
+
+def _resolve(cls: Any, values: Any, place: str) -> tuple[Any, Any]:
+    """The dataclass that holds the option at a place like `candidates[0].name`, and the value given there."""
+    for word in re.findall(r"\w+", place):
+        if isinstance(values, (list, tuple)) and word.isdigit():
+            values = values[int(word)]
+        elif isinstance(values, Mapping) and word in values:
+            owner = cls
+            values = values[word]
+            hints = {entry.name: entry.type for entry in option_fields(cls)} if dataclasses.is_dataclass(cls) else {}
+            kinds = (hints.get(word), *typing.get_args(hints.get(word)))
+            cls = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+    return owner, values
 
 
 def _plain(reason: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import pkgutil
@@ -46,7 +47,7 @@ class Plugin:
 
 def list_plugins(group: str) -> tuple[Plugin, ...]:
     """Lists a group's plugins by name; those that lack a package are listed with what they lack."""
-    return tuple(_describe(group, name, _module(group, name)) for name in sorted(_modules(group)))
+    return tuple(_describe(group, name, path) for name, path in sorted(_modules(group).items()))
 
 
 def find_plugin(group: str, name: str) -> ModuleType:
@@ -60,31 +61,33 @@ def find_plugin(group: str, name: str) -> ModuleType:
     modules = _modules(group)
     if name not in modules:
         raise PluginError(f"There is no '{name}' among the {group}.", suggest(name, sorted(modules)))
-    module = _module(group, name)
-    plugin = _describe(group, name, module)
+    plugin = _describe(group, name, modules[name])
     if not plugin.available:
         raise MissingDependencyError(
             f"'{name}' needs {', '.join(plugin.missing)}, which this environment lacks.",
             f"Install it: pip install 'deployment-workbench[{plugin.extra}]'.",
         )
-    return module
+    return importlib.import_module(modules[name])
 
 
 def _modules(group: str) -> dict[str, str]:
     """Plugin name → module path. The folder wins over an entry point of the same name."""
     package = importlib.import_module(f"workbench.{group}")
-    found = {point.name: point.value for point in entry_points(group=f"workbench.{group}")}
+    found = dict(_declared(group))
     for module in pkgutil.iter_modules(package.__path__):
         if not module.name.startswith("_"):
             found[module.name] = f"workbench.{group}.{module.name}"
     return found
 
 
-def _module(group: str, name: str) -> ModuleType:
-    return importlib.import_module(_modules(group)[name])
+@functools.cache
+def _declared(group: str) -> tuple[tuple[str, str], ...]:
+    """Entry points of other packages; reading every installed package's takes long enough to do it once only."""
+    return tuple((point.name, point.value) for point in entry_points(group=f"workbench.{group}"))
 
 
-def _describe(group: str, name: str, module: ModuleType) -> Plugin:
+def _describe(group: str, name: str, path: str) -> Plugin:
+    module = importlib.import_module(path)
     requires: dict[str, str] = module.REQUIRES
     missing = tuple(package for package in requires if importlib.util.find_spec(package) is None)
     summary = (module.__doc__ or "").strip().partition("\n")[0]

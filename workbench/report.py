@@ -86,6 +86,11 @@ def footnote(comparison: Comparison, choice: Choice | None = None) -> str:
         lines.append(f"★ {choice.name}: {choice.reason}.")
         lines += [f"   {name} {reason}." for name, reason in choice.rejected.items()]
     lines.append("◆ on the Pareto front of accuracy and latency; ns: the accuracy differs no more than chance would.")
+    lines += [
+        f"○ {row.name}: do not trust its times, {'; '.join(row.latency.caveats)}."
+        for row in comparison.rows
+        if row.latency.caveats
+    ]
     timing = comparison.original.latency
     threads = f"{timing.threads} thread{'s' if timing.threads != 1 else ''}" if timing.threads else "threads as chosen"
     lines.append(
@@ -122,8 +127,8 @@ def _accuracy_cell(comparison: Comparison, row: Row) -> Cell:
     note = f"{row.accuracy.samples} samples, 95 % interval {_interval(row.accuracy.top1, '', 100)} %"
     if row.agreement:
         drop = comparison.accuracy_drop(row)
-        chance = " ns" if row.agreement.p_value is not None and row.agreement.p_value > 0.05 else ""
-        text += f" ({-drop:+.1f}{chance})".replace("-", "−")
+        chance = " ns" if drop and row.agreement.p_value is not None and row.agreement.p_value > 0.05 else ""
+        text += f" ({f'{-drop:+.1f}' if abs(drop) >= 0.05 else '±0.0'}{chance})".replace("-", "−")
         note += f"; {len(row.agreement.changed)} predictions changed, {row.agreement.lost} of them lost"
     return Cell(text, row.accuracy.top1.value, note)
 

@@ -27,9 +27,9 @@ REQUIRES = {"onnxruntime": "cpu"}
 class Options:
     """How the session is set up."""
 
-    provider: Annotated[
-        str, option("Execution provider; refused if it would not really run the model.")
-    ] = "CPUExecutionProvider"
+    provider: Annotated[str, option("Execution provider; refused if it would not really run the model.")] = (
+        "CPUExecutionProvider"
+    )
     threads: Annotated[
         int, option("Threads inside one operator; 0 takes every core.", minimum=0, maximum=256, unit="threads")
     ] = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +57,7 @@ def importer_for(path: Path) -> str:
         ModelError: None does.
     """
     suffixes = model_suffixes()
-    if not path.exists():
+    if not os.path.lexists(path):
         raise ModelError(f"There is no file {path}.", "Check the path, or choose the file with Browse.")
     if path.suffix.lower() not in suffixes:
         raise ModelError(

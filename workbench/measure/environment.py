@@ -29,11 +29,12 @@ class Environment:
     instructions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        sets = f", {' '.join(self.instructions)}" if self.instructions else ""
-        return f"{self.processor}, {self.cores} cores{sets}, {self.memory_gb:.0f} GB"
+        best = next((words for flag, words in _FOR_INT8.items() if flag in self.instructions), "")
+        return f"{self.processor}, {self.cores} cores{f' ({best})' if best else ''}, {self.memory_gb:.0f} GB"
 
 
-_TELLING_FLAGS = tuple("avx2 avx512f avx_vnni avx512_vnni avx512_bf16 amx_int8 amx_bf16 asimddp i8mm".split())
+_FOR_INT8 = {"amx_int8": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI", "avx2": "AVX2", "i8mm": "I8MM"}
+_TELLING_FLAGS = (*_FOR_INT8, "avx512f", "avx512_bf16", "amx_bf16", "asimddp")
 
 
 def read_environment() -> Environment:

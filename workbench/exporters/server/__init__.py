@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
@@ -26,8 +26,7 @@ from workbench.report import describe_steps, format_estimate
 REQUIRES = {"onnxruntime": "cpu"}
 COMMAND = ("python", "serve.py")
 
-_CODE = ("serve.py", "protocol.py", "Dockerfile")
-_NEEDED = ("numpy", "uvicorn", "uvloop", "httptools", "msgspec", "orjson")
+_NEEDED = ("numpy", "uvicorn", "uvloop", "httptools", "msgspec")
 _DATATYPES = {
     "bool": "BOOL",
     "int8": "INT8",
@@ -72,8 +71,9 @@ def export(contents: Contents, options: Options, directory: Path) -> None:
             "Choose a candidate on ONNX Runtime.",
         )
     here = Path(__file__).parent
-    for name in _CODE:
-        shutil.copyfile(here / name, directory / name)
+    code = [path for path in here.glob("*.py") if path.name != "__init__.py"]
+    for path in (*code, here / "Dockerfile"):
+        shutil.copyfile(path, directory / path.name)
     _copy_model(engine.model, directory / "model")
     _write_json(directory / "config.json", _config(contents, options))
     _write_json(directory / "sample_request.json", {"inputs": [_tensor(n, a) for n, a in contents.sample.items()]})
@@ -166,7 +166,7 @@ def _words(contents: Contents) -> Mapping[str, str]:
         "outputs": "; ".join(map(str, model.outputs)),
         "candidate": f"{contents.candidate.name} ({steps})",
         "measured": "; ".join(lines),
-        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
     }
 

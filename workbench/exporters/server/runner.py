@@ -129,8 +129,8 @@ class Runner:
         actual = self._session.get_providers()[0]
         if actual != config.provider:
             raise CannotStart(
-                f"The model was measured on {config.provider}, but this machine runs it on {actual}: results and speed "
-                f"would differ. Install the onnxruntime build that has {config.provider}, or set provider in config.json."
+                f"The model was measured on {config.provider}, but this machine runs it on {actual}: its speed "
+                f"would differ. Install the onnxruntime that has {config.provider}, or change provider in config.json."
             )
         for kind, promised, nodes in (
             ("inputs", config.inputs, self._session.get_inputs()),

@@ -19,11 +19,11 @@ import msgspec
 import uvicorn
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
-    from .limits import Body, BoundedConnection, ClientGone, Receive
+    from .limits import Body, ClientGone, Connection, Receive
     from .protocol import Refusal
     from .runner import CannotStart, Config, Runner, read_config
 else:
-    from limits import Body, BoundedConnection, ClientGone, Receive
+    from limits import Body, ClientGone, Connection, Receive
     from protocol import Refusal
     from runner import CannotStart, Config, Runner, read_config
 
@@ -39,6 +39,7 @@ class JsonLines(logging.Formatter):
     """One JSON object per log record."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Writes one record, without the traceback: repr of the error fits a line."""
         line = {"time": round(record.created, 3), "event": record.levelname.lower(), "message": record.getMessage()}
         line |= getattr(record, "fields", {})
         if record.exc_info:
@@ -72,9 +73,9 @@ class Service:
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request; uvicorn calls it."""
-        body = Body(scope, receive, self.limits)
+        body = cast(Body, scope["state"]["body"])
         try:
-            answer = await self._answer(scope, body)
+            answer = await self._answer(scope, body, receive)
         except ClientGone:
             return
         except Refusal as refusal:
@@ -92,10 +93,10 @@ class Service:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body, "more_body": not body.complete})
         if not body.complete:
-            await body.linger()
+            await body.linger(receive)
             await send({"type": "http.response.body", "body": b""})
 
-    async def _answer(self, scope: dict[str, Any], body: Body) -> Answer:
+    async def _answer(self, scope: dict[str, Any], body: Body, receive: Receive) -> Answer:
         match scope["method"], scope["path"].split("/")[1:]:
             case "GET", ["v2"]:
                 return _json(200, {"name": "serve.py", "version": "1", "extensions": ["binary_tensor_data"]})
@@ -104,19 +105,21 @@ class Service:
             case "GET", ["v2", "health", "ready"]:
                 return await self._ready({})
             case method, ["v2", "models", name, "versions", version, *operation]:
-                return await self._model(method, name, version, operation, body)
+                return await self._model(method, name, version, operation, body, receive)
             case method, ["v2", "models", name, *operation]:
-                return await self._model(method, name, self._config.version, operation, body)
+                return await self._model(method, name, self._config.version, operation, body, receive)
         raise Refusal(404, "There is nothing at this path; GET /v2 and /v2/models/NAME say what there is.")
 
-    async def _model(self, method: str, name: str, version: str, operation: list[str], body: Body) -> Answer:
+    async def _model(
+        self, method: str, name: str, version: str, operation: list[str], body: Body, receive: Receive
+    ) -> Answer:
         if name != self._config.name:
             raise Refusal(404, f"There is no model {name[:80]!r} here; this is {self._config.name!r}.")
         if version != self._config.version:
             raise Refusal(404, f"There is no version {version[:80]!r} of {name!r}; this is {self._config.version!r}.")
         match method, operation:
             case "POST", ["infer"]:
-                return await self._infer(body)
+                return await self._infer(body, receive)
             case "GET", ["ready"]:
                 return await self._ready({"name": name})
             case "GET", []:
@@ -130,13 +133,13 @@ class Service:
         ready = not self.draining and await self._runner.ready(self.limits.request_seconds)
         return _json(200 if ready else 503, {**answer, "ready": ready})
 
-    async def _infer(self, body: Body) -> Answer:
+    async def _infer(self, body: Body, receive: Receive) -> Answer:
         # Counted before the body is read: what waits here is what memory must hold.
         if self._in_flight >= self.limits.queue:
             raise Refusal(503, f"{self._in_flight} requests are in progress, which is the limit; try again.")
         self._in_flight += 1
         try:
-            job = self._runner.contract.decode(await body.read(), body.json_length())
+            job = self._runner.contract.decode(await body.read(receive), body.json_length())
             async with asyncio.timeout(self.limits.request_seconds):
                 results = await self._runner.infer(job)
         except TimeoutError:
@@ -218,7 +221,7 @@ def main() -> int:
     settings = uvicorn.Config(
         cast(Any, service),
         loop="uvloop",
-        http=BoundedConnection,
+        http=Connection,
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -1,0 +1,121 @@
+"""Makes the controls of an Options dataclass: the declaration in the core is the only one."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ipywidgets as w
+import traitlets as t
+
+from workbench.options import OptionField, make_options, option_fields, to_builtins
+
+_LABEL = {"description_width": "132px"}
+
+
+class OptionsForm(w.VBox):
+    """Controls for every field of an Options dataclass; the advanced ones are folded.
+
+    Args:
+        cls: The dataclass.
+        choices: Values to choose from for fields whose type is just text, e.g. what this machine offers.
+        values: Values that differ from the defaults.
+    """
+
+    values = t.Dict(help="The value of every option, as plain values.")
+
+    def __init__(
+        self,
+        cls: type,
+        *,
+        choices: Mapping[str, Sequence[str]] | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._cls = cls
+        self._fields = {field.name: field for field in option_fields(cls)}
+        self._controls = {
+            name: _control(field, (choices or {}).get(name, field.choices)) for name, field in self._fields.items()
+        }
+        rows = {name: _row(field, self._controls[name]) for name, field in self._fields.items()}
+        basic = [row for name, row in rows.items() if not self._fields[name].advanced]
+        advanced = [row for name, row in rows.items() if self._fields[name].advanced]
+        super().__init__([*basic, *([_folded(advanced)] if advanced else [])])
+        for control in self._controls.values():
+            control.observe(self._collect, "value")
+        self.set(values or {})
+        self._collect()
+
+    def __getitem__(self, name: str) -> w.Widget:
+        """The control of one option."""
+        return self._controls[name]
+
+    def set(self, values: Mapping[str, Any]) -> None:
+        """Puts values into the controls, after checking them."""
+        checked = to_builtins(make_options(self._cls, {**self._read(), **values}, self._cls.__qualname__))
+        for name, value in checked.items():
+            self._controls[name].value = _to_control(self._fields[name], value)
+
+    def changed(self) -> dict[str, Any]:
+        """The values that differ from the defaults: what a recipe has to say."""
+        defaults = to_builtins(self._cls())
+        return {name: value for name, value in self.values.items() if value != defaults[name]}
+
+    def _read(self) -> dict[str, Any]:
+        return {name: _from_control(self._fields[name], control.value) for name, control in self._controls.items()}
+
+    def _collect(self, _change: object = None) -> None:
+        self.values = self._read()
+
+
+def _control(field: OptionField, choices: Sequence[str]) -> w.Widget:
+    shared: dict[str, Any] = {
+        "description": field.label,
+        "tooltip": field.help,
+        "style": _LABEL,
+        "layout": w.Layout(width="320px"),
+    }
+    if choices:
+        default = field.default if field.default in choices else choices[0]
+        return w.Dropdown(options=list(choices), value=default, **shared)
+    if field.type is bool:
+        return w.Checkbox(value=field.default, indent=True, **{**shared, "layout": w.Layout(width="360px")})
+    if field.type in (int, float) and field.minimum is not None and field.maximum is not None:
+        kind = w.BoundedIntText if field.type is int else w.BoundedFloatText
+        step = 1 if field.type is int else None
+        return kind(value=field.default, min=field.minimum, max=field.maximum, step=step, **shared)
+    if field.type in (int, float):
+        return (w.IntText if field.type is int else w.FloatText)(value=field.default, **shared)
+    return w.Text(value=_to_control(field, field.default), placeholder=_placeholder(field), **shared)
+
+
+def _row(field: OptionField, control: w.Widget) -> w.HBox:
+    unit = "" if field.unit == field.name else field.unit
+    row = w.HBox([control, w.HTML(f'<span class="wb-unit">{unit}</span>')])
+    row.add_class("wb-field")
+    return row
+
+
+def _folded(rows: Sequence[w.Widget]) -> w.Widget:
+    fold = w.Accordion([w.VBox(list(rows))], titles=("More",), selected_index=None)
+    return fold
+
+
+def _placeholder(field: OptionField) -> str:
+    return "comma-separated" if _is_list(field) else ""
+
+
+def _is_list(field: OptionField) -> bool:
+    return typing.get_origin(field.type) is tuple
+
+
+def _to_control(field: OptionField, value: Any) -> Any:
+    if _is_list(field):
+        return ", ".join(value)
+    return "" if value is None else value
+
+
+def _from_control(field: OptionField, value: Any) -> Any:
+    if _is_list(field):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return None if field.optional and value == "" else value

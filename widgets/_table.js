@@ -1,0 +1,93 @@
+// Front end of ResultTable: sorts by a click on a heading, selects by a click (or Enter) on a row.
+const STYLE = `
+.wb-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 13px;
+  color: var(--jp-ui-font-color1, inherit); }
+.wb-table th, .wb-table td { padding: 6px 10px; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--jp-border-color2, currentColor); }
+.wb-table .left { text-align: left; }
+.wb-table th { font-weight: 600; padding: 0; color: var(--jp-ui-font-color2, inherit); }
+.wb-table th button { all: unset; cursor: pointer; padding: 6px 10px; }
+.wb-table th button:focus-visible, .wb-table tbody tr:focus-visible
+  { outline: 2px solid var(--jp-brand-color1, Highlight); outline-offset: -2px; }
+.wb-table tbody tr { cursor: pointer; }
+.wb-table tbody tr:hover { background: var(--jp-layout-color2, transparent); }
+.wb-table tbody tr[aria-selected="true"] { box-shadow: inset 3px 0 0 var(--jp-brand-color1, Highlight);
+  background: var(--jp-layout-color2, transparent); }
+.wb-table .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 8px; }
+.wb-table .mark { display: inline-block; width: 1.4em; text-align: center; }
+.wb-scroll { overflow-x: auto; }`;
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+function compare(a, b) {
+  return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+}
+
+function render({ model, el }) {
+  const sort = { column: -1, down: false };
+  const select = (name) => { model.set("selected", name); model.save_changes(); };
+
+  function heading(text, index) {
+    const active = sort.column === index;
+    const button = make("button", { type: "button", textContent: text + (active ? (sort.down ? " ▾" : " ▴") : "") });
+    button.addEventListener("click", () => {
+      sort.down = active && !sort.down;
+      sort.column = index;
+      draw();
+      el.querySelectorAll("th button")[index].focus();
+    });
+    const cell = make("th", { scope: "col", className: index < model.get("left") ? "left" : "" }, button);
+    if (active) cell.setAttribute("aria-sort", sort.down ? "descending" : "ascending");
+    return cell;
+  }
+
+  function row(entry) {
+    const cells = entry.cells.map((cell, index) => {
+      const element = make("td", { title: cell.note, className: index < model.get("left") ? "left" : "" });
+      if (index === 0) {
+        const swatch = make("span", { className: "swatch" });
+        swatch.style.background = entry.color;
+        element.append(make("span", { className: "mark", textContent: entry.mark }), swatch);
+      }
+      element.append(cell.text);
+      return element;
+    });
+    const line = make("tr", { tabIndex: 0 }, ...cells);
+    line.dataset.name = entry.name;
+    line.setAttribute("aria-selected", String(entry.name === model.get("selected")));
+    line.addEventListener("click", () => select(entry.name));
+    line.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); select(entry.name); }
+    });
+    return line;
+  }
+
+  function draw() {
+    const rows = [...model.get("rows")];
+    if (sort.column >= 0) {
+      rows.sort((a, b) => compare(a.cells[sort.column].value, b.cells[sort.column].value) * (sort.down ? -1 : 1));
+    }
+    const table = make("table", { className: "wb-table" },
+      make("thead", {}, make("tr", {}, ...model.get("headings").map(heading))),
+      make("tbody", {}, ...rows.map(row)));
+    table.setAttribute("aria-label", model.get("label"));
+    el.replaceChildren(make("style", { textContent: STYLE }), make("div", { className: "wb-scroll" }, table));
+  }
+
+  function mark() {
+    for (const line of el.querySelectorAll("tbody tr")) {
+      line.setAttribute("aria-selected", String(line.dataset.name === model.get("selected")));
+    }
+  }
+
+  draw();
+  model.on("change:rows change:headings", draw);
+  model.on("change:selected", mark);
+  return () => { model.off("change:rows change:headings", draw); model.off("change:selected", mark); };
+}
+
+export default { render };

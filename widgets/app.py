@@ -1,0 +1,80 @@
+"""The workbench: the panels side by side as steps, joined by links; it has no logic of its own."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import ipywidgets as w
+import traitlets as t
+
+from widgets import _markup
+from widgets.compare import Compare
+from widgets.export import Export
+from widgets.graph import Graph
+from widgets.load import Load
+from widgets.transform import Transform
+from workbench.measure.environment import read_environment
+from workbench.report import format_size
+from workbench.workspace import Workspace, default_root
+
+_STEPS = ("Load", "Inspect", "Compress", "Compare", "Export")
+
+
+class Workbench(w.VBox):
+    """Load → Inspect → Compress → Compare → Export.
+
+    Args:
+        workspace: A Workspace, or the folder that keeps results; the default one if None.
+    """
+
+    def __init__(self, workspace: Workspace | str | None = None) -> None:
+        root = workspace if workspace is not None else default_root()
+        self.load = Load(workspace=root)
+        self.graph = Graph()
+        self.transform = Transform(workspace=root)
+        self.compare = Compare(workspace=root)
+        self.export = Export(workspace=root)
+        self._panels = (self.load, self.graph, self.transform, self.compare, self.export)
+        self._machine = read_environment()
+        self._bar = w.HTML()
+        self.steps = w.Tab(self._panels, titles=_STEPS)
+        super().__init__([w.HTML(_markup.STYLE), self._bar, self.steps])
+        self.add_class("wb-app")
+        self._join()
+        self._describe()
+
+    def _join(self) -> None:
+        for panel in (self.graph, self.transform, self.compare):
+            t.dlink((self.load, "model"), (panel, "model"))
+        t.dlink((self.load, "calibration"), (self.transform, "calibration"))
+        for panel in (self.compare, self.export):
+            t.dlink((self.load, "evaluation"), (panel, "evaluation"))
+        for panel in (self.graph, self.compare):
+            t.dlink((self.transform, "variants"), (panel, "variants"))
+        for name in ("comparison", "choice"):
+            t.dlink((self.compare, name), (self.export, name))
+        self.load.observe(lambda _: self._describe(), "model")
+        for panel in self._panels:
+            if panel.has_trait("state"):
+                panel.observe(lambda _: self._tick(), "state")
+
+    def _describe(self) -> None:
+        model = self.load.model
+        loaded = f"{model.name} · {format_size(model.size_bytes / 1e6)}" if model else "no model loaded"
+        parts = ("<b>Deployment Workbench</b>", html.escape(loaded), html.escape(str(self._machine)))
+        self._bar.value = f'<div class="wb-bar">{"".join(f"<span>{part}</span>" for part in parts)}</div>'
+
+    def _tick(self) -> None:
+        marks = {"done": "✓ ", "running": "… ", "failed": "⚠ "}
+        states = (getattr(panel, "state", "idle") for panel in self._panels)
+        self.steps.titles = [f"{marks.get(state, '')}{step}" for state, step in zip(states, _STEPS, strict=True)]
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **options: Any) -> Any:
+        """Adds a static form, which is all that a saved notebook can show."""
+        bundle = super()._repr_mimebundle_(include=include, exclude=exclude, **options)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        shown = [panel.summary() for panel in self._panels if hasattr(panel, "summary")]
+        data["text/html"] = _markup.STYLE + self._bar.value + "".join(shown)
+        data["text/plain"] = "Workbench"
+        return bundle

@@ -1,0 +1,121 @@
+"""The Load panel: a model and its samples in, checked and described."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as w
+import traitlets as t
+
+from widgets import _markup
+from widgets._files import FilePick
+from widgets._panel import Panel, Work
+from workbench.dataset import Dataset
+from workbench.errors import ModelError
+from workbench.graph import GraphSummary, summarize_graph
+from workbench.importers import load_dataset, load_model, model_suffixes
+from workbench.jobs import Progress
+from workbench.model import Model
+from workbench.report import format_size
+from workbench.workspace import Workspace, default_root
+
+SAMPLE = "sample:digits"
+
+
+class Load(Panel):
+    """Loads a model, and the samples that calibrate and score it."""
+
+    title = "Load"
+    hint = "Choose a trained model and samples to calibrate and score it, or take the bundled digits network."
+    verb = "Load"
+    icon = "folder-open"
+
+    model = t.Instance(Model, allow_none=True)
+    evaluation = t.Instance(Dataset, allow_none=True)
+    calibration = t.Instance(Dataset, allow_none=True)
+
+    def __init__(self, **traits: Any) -> None:
+        self.source = w.ToggleButtons(
+            options=[("Bundled sample", SAMPLE), ("Own files", "")],
+            tooltips=["Handwritten digits, 99 % top-1", "A model file and .npz files of samples"],
+        )
+        root = traits.get("workspace") or default_root()
+        uploads = Path(root.root if isinstance(root, Workspace) else root) / "uploads"
+        self.model_file = FilePick(suffixes=model_suffixes(), uploads=uploads, label="Model file")
+        self.evaluation_file = FilePick(suffixes=(".npz",), uploads=uploads, label="Samples that score (.npz)")
+        self.calibration_file = FilePick(suffixes=(".npz",), uploads=uploads, label="Samples that set ranges (.npz)")
+        files = w.VBox([self.model_file, self.evaluation_file, self.calibration_file], layout=w.Layout(display="none"))
+        w.dlink((self.source, "value"), (files.layout, "display"), lambda value: "none" if value else "flex")
+        self._view = w.HTML(_markup.empty("Press Load to see what the model takes and gives."))
+        super().__init__(w.VBox([self.source, files]), self._view, **traits)
+
+    def prepare(self) -> Work:
+        """Reads what was chosen."""
+        model, evaluation, calibration = self._chosen()
+        if not model:
+            raise ModelError("No model is chosen.", "Type its path, browse for it, or drop the file on the box.")
+
+        def work(progress: Progress) -> tuple[Model, GraphSummary, Dataset | None, Dataset | None]:
+            progress(0.1, "reading the model")
+            loaded = load_model(model)
+            progress(0.5, "reading the samples")
+            samples = load_dataset(evaluation, "evaluation") if evaluation else None
+            ranges = load_dataset(calibration, "calibration") if calibration else None
+            for dataset in (samples, ranges):
+                if dataset is not None:
+                    dataset.check_fits(loaded)
+            return loaded, summarize_graph(loaded), samples, ranges
+
+        return work
+
+    def show(self, result: tuple[Model, GraphSummary, Dataset | None, Dataset | None]) -> None:
+        """Describes the model and hands it on."""
+        model, summary, evaluation, calibration = result
+        self._view.value = _markup.facts(_describe(model, summary, evaluation, calibration))
+        with self.hold_trait_notifications():
+            self.model, self.evaluation, self.calibration = model, evaluation, calibration
+
+    def code(self) -> tuple[str, str]:
+        """Loading as Python and as the head of a recipe."""
+        model, evaluation, calibration = self._chosen()
+        python = ["import workbench as wb", "", f"model = wb.load_model({model!r})"]
+        recipe = [f"model: {model}", "data:", f"  evaluation: {evaluation}"]
+        if evaluation:
+            python.append(f'evaluation = wb.load_dataset({evaluation!r}, "evaluation")')
+        if calibration:
+            python.append(f'calibration = wb.load_dataset({calibration!r}, "calibration")')
+            recipe.append(f"  calibration: {calibration}")
+        return "\n".join(python), "\n".join(recipe)
+
+    def summary(self) -> str:
+        """The facts about the loaded model."""
+        return self._view.value
+
+    def _chosen(self) -> tuple[str, str, str]:
+        if self.source.value:
+            return self.source.value, self.source.value, self.source.value
+        return self.model_file.path, self.evaluation_file.path, self.calibration_file.path
+
+
+def _describe(
+    model: Model, summary: GraphSummary, evaluation: Dataset | None, calibration: Dataset | None
+) -> dict[str, str]:
+    common = list(summary.operators.items())[:8]
+    return {
+        "Model": f"{model.name} ({model.source.upper()}, opset {model.opset})",
+        "Size": format_size(model.size_bytes / 1e6),
+        "Takes": "; ".join(map(str, model.inputs)),
+        "Gives": "; ".join(map(str, model.outputs)),
+        "Parameters": f"{summary.parameters:,}",
+        "Multiply-accumulates": f"{summary.macs / 1e6:,.1f} M for one sample",
+        "Operators": ", ".join(f"{count} {name}" for name, count in common),
+        "Evaluation": _samples(evaluation, "none: accuracy and agreement cannot be measured"),
+        "Calibration": _samples(calibration, "none: static quantization needs some"),
+    }
+
+
+def _samples(dataset: Dataset | None, missing: str) -> str:
+    if dataset is None:
+        return missing
+    return f"{len(dataset):,} samples{'' if dataset.labels is None else ' with labels'} ({dataset.name})"

@@ -41,6 +41,7 @@ class FilePick(anywidget.AnyWidget):
     _suffixes = traitlets.Tuple().tag(sync=True)
     _can_upload = traitlets.Bool(False).tag(sync=True)
     _folders = traitlets.Bool(False).tag(sync=True)
+    _upload: _Upload | None = None
 
     def __init__(
         self,
@@ -59,7 +60,6 @@ class FilePick(anywidget.AnyWidget):
         self._uploads = pathlib.Path(uploads or ".").absolute()
         self._root = pathlib.Path(root).resolve() if root is not None else None
         self._max_bytes = max_bytes
-        self._upload: _Upload | None = None
         self.on_msg(self._answer)
 
     def choose(self, path: str | pathlib.Path) -> None:

@@ -247,8 +247,8 @@ function resolveColors(colors, el) {
     context.fillStyle = getComputedStyle(probe).color;
     context.fillRect(0, 0, 1, 1);
     const [red, green, blue] = context.getImageData(0, 0, 1, 1).data;
-    const bright = 0.299 * red + 0.587 * green + 0.114 * blue > 150;
-    return { fill: `rgb(${red}, ${green}, ${blue})`, text: bright ? 'black' : 'white' };
+    const light = 0.2126 * (red / 255) ** 2.2 + 0.7152 * (green / 255) ** 2.2 + 0.0722 * (blue / 255) ** 2.2;
+    return { fill: `rgb(${red}, ${green}, ${blue})`, text: light > 0.18 ? 'black' : 'white' }; // equal contrast there
   };
   const resolved = Object.entries(colors).map(([name, color]) => [name, resolve(color)]);
   probe.remove();

@@ -8,12 +8,12 @@ from typing import Any
 from bokeh.embed import file_html
 from bokeh.models import ColumnDataSource, HoverTool, Legend, LegendItem, TapTool
 from bokeh.plotting import figure
-from bokeh.resources import Resources
+from bokeh.resources import INLINE
 
 from workbench.comparison import Comparison, pareto_front
 
 # Okabe and Ito's colours that stand out from both a white and a dark page.
-_COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
+_COLORS = ("#2f86c9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
 
 
 def candidate_color(number: int) -> str:
@@ -62,7 +62,7 @@ def front_figure(comparison: Comparison, *, height: int = 320) -> tuple[figure, 
     plot.segment("x0", "y", "x1", "y", source=source, color="color", line_width=2, alpha=0.7)
     plot.segment("x", "y0", "x", "y1", source=source, color="color", line_width=2, alpha=0.35)
     points = plot.scatter(
-        "x", "y", source=source, size=13, color="color", line_color=None, nonselection_alpha=0.35, selection_alpha=1.0
+        "x", "y", source=source, size=13, color="color", line_color=None, nonselection_alpha=0.6, selection_alpha=1.0
     )
     front = [data["name"].index(name) for name in pareto_front(comparison)]
     line = plot.line(
@@ -93,7 +93,7 @@ def front_figure(comparison: Comparison, *, height: int = 320) -> tuple[figure, 
 
 def static_html(plot: figure, *, height: int = 360) -> str:
     """A figure as HTML that lives without a kernel or a network; it can be zoomed but selects nothing elsewhere."""
-    page = file_html(plot, Resources(mode="inline", components=["bokeh"]), "plot")
+    page = file_html(plot, INLINE, "plot")
     return (
         f'<iframe srcdoc="{html.escape(page)}" title="plot" sandbox="allow-scripts" '
         f'style="width:100%;height:{height}px;border:0;background:#fff"></iframe>'

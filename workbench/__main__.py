@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations`: the signatures hold classes made at run time, which tyro reads.
 
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from workbench.plugins import find_plugin, list_plugins
 from workbench.recipe import CandidateRecipe, DataRecipe, Gates, Recipe, Run, read_recipe, run_recipe
 from workbench.transforms import transform
 from workbench.trial import try_package
-from workbench.workspace import Workspace, read_json, writing
+from workbench.workspace import Workspace, read_json, write_bytes
 
 Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="A model file, or sample:digits.")]
 Samples = Annotated[str, tyro.conf.arg(help="Samples that score: an .npz file, or sample:digits.")]
@@ -163,8 +162,7 @@ def _transform_command(name: str) -> Callable[..., None]:
             workspace=Workspace(workspace),
             progress=_progress(),
         )
-        with writing(output):
-            shutil.copyfile(result.path, output)
+        write_bytes(output, result.path.read_bytes())
         print(f"{output}  {report.format_size(result.size_bytes / 1e6)}")
 
     command.__doc__ = find_plugin("transforms", name).__doc__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from workbench.backends import engine_key, predict
@@ -175,7 +175,10 @@ def compare(
     def measure() -> Comparison:
         return _measure(candidates, dataset, options, workspace, environment, progress)
 
-    return workspace.result("comparisons", key, Comparison, measure, fresh=fresh)
+    found = workspace.result("comparisons", key, Comparison, measure, fresh=fresh)
+    # An earlier run may have had the same models elsewhere.
+    rows = tuple(replace(row, candidate=now) for row, now in zip(found.rows, candidates, strict=True))
+    return replace(found, rows=rows)
 
 
 def _measure(

@@ -144,7 +144,7 @@ def read_npz(path: Path, *, name: str = "") -> Dataset:
             arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in archive.namelist()}
     except _DAMAGE as error:
         raise DatasetError(
-            f"{path} is not a readable .npz file of plain arrays ({' '.join(str(error).split())[:200] or 'cut short'}).",
+            f"{path} is not a readable .npz file of plain arrays ({_reason(error)}).",
             "Write it again with numpy.savez(path, input_name=array, labels=array).",
         ) from None
     labels = arrays.pop(LABELS, None)
@@ -163,6 +163,10 @@ _DAMAGE = (
     RuntimeError,
     MemoryError,
 )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or "cut short"
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

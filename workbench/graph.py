@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int | str, ...]
 
+_BATCH = "batch (unnamed)"
+
 _CONVOLUTIONS = {"Conv", "ConvInteger", "QLinearConv", "FusedConv", "ConvTranspose"}
 _PRODUCTS = {"MatMul", "MatMulInteger", "QLinearMatMul", "Gemm"}
 
@@ -76,9 +78,9 @@ def summarize_graph(model: Model, *, batch: int = 1) -> GraphSummary:
     import onnx
 
     proto = onnx.load(str(model.path), load_external_data=False)
+    batch_axis = _name_batch_axis(proto, model)
     inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    batch_axis = next((spec.shape[0] for spec in model.inputs if spec.dynamic_batch), None)
-    known = _known_tensors(inferred, {batch_axis: batch} if batch_axis else {})
+    known = _known_tensors(inferred, batch_axis, batch)
     weights = {tensor.name: tuple(tensor.dims) for tensor in inferred.graph.initializer}
     unused: dict[str, Shape] = dict(weights)
     nodes = tuple(_summarize_node(node, known, weights, unused) for node in inferred.graph.node)
@@ -100,7 +102,19 @@ def summarize_graph(model: Model, *, batch: int = 1) -> GraphSummary:
     )
 
 
-def _known_tensors(proto: onnx.ModelProto, sizes: Mapping[str | int, int]) -> dict[str, TensorSpec]:
+def _name_batch_axis(proto: onnx.ModelProto, model: Model) -> str:
+    """Names the first axis where the file leaves it without a name; other nameless axes stay unknown."""
+    spec = next((spec for spec in model.inputs if spec.dynamic_batch), None)
+    if spec is None:
+        return ""
+    if spec.shape[0] == "?":
+        value = next(value for value in proto.graph.input if value.name == spec.name)
+        value.type.tensor_type.shape.dim[0].dim_param = _BATCH
+        return _BATCH
+    return str(spec.shape[0])
+
+
+def _known_tensors(proto: onnx.ModelProto, batch_axis: str, batch: int) -> dict[str, TensorSpec]:
     import onnx
 
     known = {}
@@ -109,7 +123,7 @@ def _known_tensors(proto: onnx.ModelProto, sizes: Mapping[str | int, int]) -> di
         if not value.type.HasField("tensor_type") or not tensor.elem_type:
             continue
         named = (dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "?") for dim in tensor.shape.dim)
-        shape = tuple(sizes.get(size, size) for size in named)
+        shape = tuple(batch if size == batch_axis else size for size in named)
         known[value.name] = TensorSpec(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)
     return known
 

@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from workbench.errors import WorkbenchError, WorkerError
@@ -52,10 +53,11 @@ class Worker:
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         ours, theirs = Pipe()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p or str(Path.cwd()) for p in sys.path))
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"import workbench.jobs; workbench.jobs._serve({theirs.fileno()})"],
+                # -P: what lies in the current folder must not stand in for a module.
+                [sys.executable, "-P", "-c", f"import workbench.jobs; workbench.jobs._serve({theirs.fileno()})"],
                 stdin=subprocess.PIPE,  # held open: its end tells the worker that we are gone
                 stdout=self._stderr,
                 stderr=self._stderr,
@@ -87,7 +89,10 @@ class Worker:
         fraction, message = 0.0, ""
         while True:
             progress(fraction, message)
+            ended = self._process.poll() is not None  # its children may still hold the channel open
             if not self._channel.poll(_TICK_SECONDS):
+                if ended:
+                    raise self._broken()
                 continue
             try:
                 kind, payload = self._channel.recv()
@@ -186,8 +191,9 @@ def _worker_error(message: str, remedy: str) -> WorkerError:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
-    os._exit(1)
+    while os.read(0, 1):  # sys.stdin would hold a lock that the interpreter waits for at its end
+        pass
+    os.killpg(0, signal.SIGKILL)  # this process and all that it started
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import operator
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -130,14 +131,12 @@ def make_options(cls: type[T], values: Mapping[str, Any] | T | None, where: str)
         converted: T = _completed(msgspec.convert(given, cls))
         return converted
     except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at `$")
-        name = place.rstrip("`").lstrip(".")
+        reason, _, place = str(error).partition(" - at ")
+        name = place.partition("$")[2].strip("`.")
         if not name:
-            raise OptionsError(f"{where} is incomplete: {_plain(reason)}.", _allowed(cls, "")) from None
-        owner, value = _resolve(cls, given, name)
-        shown = repr(value)[:80]
-        remedy = _allowed(owner, name.rpartition(".")[2].partition("[")[0])
-        raise OptionsError(f"{where} cannot take {name} = {shown}: {_plain(reason)}.", remedy) from None
+            raise OptionsError(f"{where} is incomplete: {_plain(reason)}.") from None
+        field, value = _locate(cls, given, name)
+        raise OptionsError(f"{where} cannot take {name} = {value!r:.80}: {_plain(reason)}.", _allowed(field)) from None
 
 
 def to_builtins(value: Any) -> Any:
@@ -175,18 +174,16 @@ def _check_names(cls: Any, values: Any, where: str) -> None:
                     _check_names(kind, value, f"{where}: {name}")
 
 
-def _resolve(cls: Any, values: Any, place: str) -> tuple[Any, Any]:
-    """The dataclass that holds the option at a place like `candidates[0].name`, and the value given there."""
+def _locate(cls: Any, values: Any, place: str) -> tuple[OptionField | None, Any]:
+    """The option at a place like `candidates[0].name`, and the value given there."""
+    field = None
     for word in re.findall(r"\w+", place):
-        if isinstance(values, (list, tuple)) and word.isdigit():
+        if word.isdigit():
             values = values[int(word)]
-        elif isinstance(values, Mapping) and word in values:
-            owner = cls
-            values = values[word]
-            hints = {entry.name: entry.type for entry in option_fields(cls)} if dataclasses.is_dataclass(cls) else {}
-            kinds = (hints.get(word), *typing.get_args(hints.get(word)))
-            cls = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
-    return owner, values
+            continue
+        field, values = next(f for f in option_fields(cls) if f.name == word), values[word]
+        cls = next((kind for kind in (field.type, *typing.get_args(field.type)) if dataclasses.is_dataclass(kind)), cls)
+    return field, values
 
 
 def _plain(reason: str) -> str:
@@ -194,9 +191,8 @@ def _plain(reason: str) -> str:
     return plain.replace("Invalid enum value", "not one of its values:")
 
 
-def _allowed(cls: type, name: str) -> str:
+def _allowed(field: OptionField | None) -> str:
     """What the field takes, in words."""
-    field = next((f for f in option_fields(cls) if f.name == name), None)
     if field is None:
         return ""
     if field.choices:

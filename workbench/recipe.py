@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from workbench.transforms import transform
 from workbench.workspace import Workspace, fingerprint, write_json
 
 ORIGINAL = "original"
+_ROUNDING = 1e-9  # a loss of exactly 1 point may come out as 1.0000000000000009
 
 
 @dataclass(frozen=True)
@@ -151,14 +153,29 @@ def read_recipe(source: Path | str | Mapping[str, Any] | Recipe) -> Recipe:
         values = {**values, "data": {"evaluation": values["data"], "calibration": values["data"]}}
     try:
         recipe: Recipe = make_options(Recipe, values, where)
-        for candidate in recipe.candidates:
-            find_plugin("backends", candidate.backend)
-            for name, options in _steps(candidate):
-                plugin = find_plugin("transforms", name)
-                make_options(plugin.Options, options, f"{where}: {candidate.name}: {name}")
+        _check_plugins(recipe, where)
+        names = [ORIGINAL, *(candidate.name for candidate in recipe.candidates)]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise RecipeError(
+                f"{where} has several candidates named {', '.join(sorted(repeated))}.",
+                f"Give each a name of its own; '{ORIGINAL}' is the model as it is.",
+            )
     except WorkbenchError as error:
         raise RecipeError(error.message[0].upper() + error.message[1:], error.remedy) from None
     return recipe
+
+
+def _check_plugins(recipe: Recipe, where: str) -> None:
+    """Refuses unknown plugins and options now, not after minutes of work."""
+    plugins = [("backends", recipe.backend, recipe.options, recipe.backend)]
+    for candidate in recipe.candidates:
+        options = candidate.options or recipe.options
+        plugins.append(("backends", candidate.backend, options, f"{candidate.name}: {candidate.backend}"))
+        plugins += [("transforms", name, given, f"{candidate.name}: {name}") for name, given in _steps(candidate)]
+    if recipe.export:
+        plugins.append(("exporters", recipe.export.exporter, recipe.export.options, "export"))
+    for group, name, given, place in plugins:
+        make_options(find_plugin(group, name).Options, given, f"{where}: {place}")
 
 
 def run_recipe(
@@ -211,7 +228,7 @@ def run_recipe(
             workspace=workspace,
             progress=part_of(progress, 0.9, 1.0),
         )
-    name = recipe.name or model.name
+    name = re.sub(r"[^\w.-]+", "-", recipe.name or model.name).lstrip(".")
     path = workspace.root / "runs" / f"{name}-{fingerprint({'recipe': to_builtins(recipe)})[:8]}.json"
     run = Run(recipe, comparison, choice, evaluate_gates(recipe.gates, comparison, chosen), package, path)
     write_json(path, run)
@@ -255,7 +272,8 @@ def evaluate_gates(gates: Gates, comparison: Comparison, row: Row) -> tuple[Gate
         value = measured[gate.name]
         if limit is None:
             continue
-        kept = value is not None and (value >= limit if gate.name.startswith("min") else value <= limit)
+        sign = 1 if gate.name.startswith("min") else -1
+        kept = value is not None and sign * (value - limit) >= -_ROUNDING
         results.append(GateResult(gate.name, limit, value, kept))
     return tuple(results)
 
@@ -285,6 +303,6 @@ def _read_file(path: Path) -> Any:
         raise RecipeError(f"The recipe {path} cannot be read: {reason}.", "Check the path.") from None
     try:
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(f"The recipe {path} is not valid: {reason}.", "Correct that line.") from None

@@ -32,7 +32,7 @@ def without_weights(path: Path, keep_bytes: int = 1024) -> bytes:
         ModelError: The file does not hold an ONNX model.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load_model(path, format="protobuf", load_external_data=False)

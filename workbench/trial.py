@@ -90,8 +90,7 @@ def try_package(package: Package, *, progress: Progress = silent) -> Trial:
     Raises:
         ExportError: It does not start.
     """
-    request = (package.directory / "sample_request.json").read_bytes()
-    expected = json.loads((package.directory / "sample_response.json").read_bytes())
+    request, expected = _sample(package)
     with serve_package(package, progress=progress) as (host, port):
         path = f"/v2/models/{package.name}/infer"
         connection = http.client.HTTPConnection(host, port, timeout=30)
@@ -106,6 +105,17 @@ def try_package(package: Package, *, progress: Progress = silent) -> Trial:
         error = _largest_error(json.loads(body), expected) if response.status == 200 else float("inf")
     scale = max(float(np.abs(np.asarray(t["data"], dtype=np.float64)).max()) for t in expected["outputs"])
     return Trial(f"http://{host}:{port}{path}", response.status, milliseconds, error, error <= 1e-3 * max(scale, 1.0))
+
+
+def _sample(package: Package) -> tuple[bytes, dict[str, Any]]:
+    try:
+        request = (package.directory / "sample_request.json").read_bytes()
+        return request, json.loads((package.directory / "sample_response.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"{package.directory} lacks its sample request or the expected answer ({error}).",
+            "Export the candidate again.",
+        ) from None
 
 
 def _largest_error(answer: dict[str, Any], expected: dict[str, Any]) -> float:

@@ -63,9 +63,13 @@ class Workspace:
         """
         final = self.root / kind / fingerprint(key)
         if not final.is_dir():
-            with new_directory(final, self.root / "tmp") as folder:
-                make(folder)
-                write_json(folder / "key.json", key)
+            try:
+                with new_directory(final, self.root / "tmp") as folder:
+                    make(folder)
+                    write_json(folder / "key.json", key)
+            except WorkspaceError:
+                if not final.is_dir():  # else someone finished the same artifact first: theirs is as good
+                    raise
         return final
 
     def result(
@@ -102,18 +106,13 @@ def new_directory(final: Path, scratch: Path | None = None) -> Iterator[Path]:
     """
     scratch = scratch or final.parent
     folder = scratch / f"{os.getpid()}-{uuid.uuid4().hex}"
-    with writing(final):
-        folder.mkdir(parents=True)
-        final.parent.mkdir(parents=True, exist_ok=True)
     try:
+        with writing(final):
+            folder.mkdir(parents=True)
+            final.parent.mkdir(parents=True, exist_ok=True)
         yield folder
         with writing(final):
-            try:
-                folder.rename(final)
-            except OSError as error:
-                # Someone else finished the same artifact first: theirs is as good.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
+            folder.rename(final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -189,9 +189,7 @@ RUN_ALL_CELLS = """async (theme) => {
 
 
 @pytest.fixture(params=["lab", "voila"])
-def open_notebook(
-    request: pytest.FixtureRequest, notebooks: pathlib.Path, page: Page
-) -> Iterator[OpenNotebook]:
+def open_notebook(request: pytest.FixtureRequest, notebooks: pathlib.Path, page: Page) -> Iterator[OpenNotebook]:
     """Opens cells as a notebook, in JupyterLab and in Voila: `open_notebook(*cells, theme="light")`."""
     server = request.param
     address = request.getfixturevalue(server)

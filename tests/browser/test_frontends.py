@@ -162,10 +162,11 @@ def test_plot(open_notebook: OpenNotebook) -> None:
     tap(canvas, 1)
     expect(label(page, "selected [0]")).to_be_visible()
     tap(canvas, 2)
-    expect(page.get_by_role("alert").filter(has_text="RuntimeError: the middle one is forbidden")).to_be_visible()
+    failure = page.get_by_role("alert").filter(has_text="RuntimeError: the middle one is forbidden")
+    expect(failure).to_be_visible()
     tap(canvas, 3.5)
     expect(label(page, "selected [3, 4]")).to_be_visible()  # streamed points, one on the other
-    expect(page.get_by_text("the middle one is forbidden")).to_have_count(0)
+    expect(failure).to_have_count(0)
 
     page.get_by_role("button", name="Replace").click()
     expect(page.get_by_role("img", name="Throughput").locator(".bk-Figure")).to_be_visible()

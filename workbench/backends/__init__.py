@@ -16,7 +16,7 @@ from workbench.jobs import Progress, silent
 from workbench.model import Model
 from workbench.options import make_options
 from workbench.plugins import find_plugin
-from workbench.workspace import Workspace
+from workbench.workspace import Workspace, writing
 
 
 def build_engine(
@@ -73,13 +73,16 @@ def predict(
     dataset.check_fits(engine.model)
     key = {"engine": engine_key(engine), "dataset": dataset.sha256, "batch": batch}
 
+    names = [spec.name for spec in engine.model.outputs]  # any text: not for use as keys of the archive
+
     def make(folder: Any) -> None:
         outputs = jobs.run(_predict, engine, dataset, batch, progress=progress)
-        np.savez(folder / "outputs.npz", **outputs)  # type: ignore[arg-type]
+        with writing(folder / "outputs.npz"):
+            np.savez(folder / "outputs.npz", *(outputs[name] for name in names))
 
     folder = (workspace or Workspace()).artifact("outputs", key, make)
     with np.load(folder / "outputs.npz") as archive:
-        return {name: archive[name] for name in archive.files}
+        return {name: archive[f"arr_{number}"] for number, name in enumerate(names)}
 
 
 def engine_key(engine: Engine) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Contents:
     Attributes:
         candidate: What to serve.
         name: Name to serve it under.
-        sample: One sample, batch axis first.
+        sample: One sample, or a whole batch where the model's is fixed; batch axis first.
         answer: What the candidate answers to it.
         measured: What was measured of it; None if nothing was.
     """
@@ -79,7 +79,8 @@ def export_package(
         candidate: What to serve.
         exporter: A plugin of `workbench.exporters`.
         options: Options of that exporter.
-        sample: Its first sample becomes the package's sample request, with the candidate's own answer.
+        sample: Its first sample (as many as the model's batch, where that is fixed) becomes the package's sample
+            request, with the candidate's own answer.
         measured: The candidate's row of a comparison, for the package's README.
         directory: A folder that does not exist yet; one in the workspace if None, found again by a rerun.
         workspace: Where intermediate results are kept.
@@ -92,8 +93,9 @@ def export_package(
     plugin = find_plugin("exporters", exporter)
     checked = make_options(plugin.Options, options, f"exporter {exporter}")
     workspace = workspace or Workspace()
-    one = sample.take(1)
-    answer = predict(candidate.engine, one, batch=1, workspace=workspace, progress=part_of(progress, 0.0, 0.7))
+    fixed = [spec.shape[0] for spec in candidate.engine.model.inputs if spec.shape and not spec.dynamic_batch]
+    one = sample.take(int(fixed[0]) if fixed else 1)
+    answer = predict(candidate.engine, one, batch=len(one), workspace=workspace, progress=part_of(progress, 0.0, 0.7))
     contents = Contents(candidate, _slug(candidate.engine.model.name), one.inputs, answer, measured)
     if directory is None:
         key = {"engine": engine_key(candidate.engine), "options": to_builtins(checked), "sample": one.sha256}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -57,8 +56,14 @@ def importer_for(path: Path) -> str:
         ModelError: None does.
     """
     suffixes = model_suffixes()
-    if not os.path.lexists(path):
-        raise ModelError(f"There is no file {path}.", "Check the path, or choose the file with Browse.")
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"There is no file {path}.", "Check the path, or choose the file with Browse.") from None
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror}.", "Change its permissions, or copy it to a folder of yours."
+        ) from None
     if path.suffix.lower() not in suffixes:
         raise ModelError(
             f"{path.name} ends in '{path.suffix}', which no importer reads.",

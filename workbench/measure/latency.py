@@ -35,9 +35,7 @@ class LatencyOptions:
     """How long and on what latency is measured."""
 
     batch: Annotated[int, option("Samples per inference.", minimum=1, maximum=4096, unit="samples")] = 1
-    seconds: Annotated[
-        float, option("Time limit for each candidate.", minimum=0.2, maximum=3600, unit="s")
-    ] = 3.0
+    seconds: Annotated[float, option("Time limit for each candidate.", minimum=0.2, maximum=3600, unit="s")] = 3.0
     precision: Annotated[
         float,
         option(
@@ -235,8 +233,10 @@ def _feed(engine: Engine, dataset: Dataset | None, batch: int) -> dict[str, NDAr
     if dataset is None:
         return random_feed(engine.model, batch)
     dataset.check_fits(engine.model)
-    return {name: np.ascontiguousarray(np.resize(array, (batch, *array.shape[1:]))) for name, array in
-            dataset.take(batch).inputs.items()}
+    return {
+        name: np.ascontiguousarray(np.resize(array, (batch, *array.shape[1:])))
+        for name, array in dataset.take(batch).inputs.items()
+    }
 
 
 @dataclass(frozen=True)

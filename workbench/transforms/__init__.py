@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,6 +75,7 @@ def transform(
 def _apply(name: str, model: Model, options: Any, dataset: Dataset | None, target: Path, progress: Progress) -> None:
     """Runs in the worker: a broken model or a lack of memory ends this process only."""
     plugin = find_plugin("transforms", name)
+    tempfile.tempdir = str(target.parent)  # what libraries leave behind when they are ended goes with the folder
     with writing(target):
         plugin.apply(model, options, dataset, target, progress)
     _check_same_interface(model, read_model(target), name)

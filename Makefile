@@ -1,0 +1,46 @@
+# The commands of the README. Each installs what it needs into .venv first.
+PYTHON ?= python3
+EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: run test lint lab voila bench browser clean
+
+run: .venv/installed ## the whole flow on the bundled model, as a notebook and as a report
+	@mkdir -p runs
+	papermill notebooks/tour.ipynb runs/tour.ipynb -p summary runs/tour.txt -k python3 --log-level ERROR --no-progress-bar
+	jupyter nbconvert --config notebooks/report_config.py --to html runs/tour.ipynb --log-level ERROR
+	@cat runs/tour.txt
+	@echo "notebook  $(CURDIR)/runs/tour.ipynb"
+	@echo "report    $(CURDIR)/runs/tour.html"
+	@echo "Go on with: make lab   (the tour in JupyterLab)   or   make voila   (the panels as a dashboard)"
+
+test: .venv/installed browser ## every test, browser tests included
+	pytest
+
+lint: .venv/installed ## types, style and layers
+	mypy && ruff check && ruff format --check && lint-imports
+
+lab: .venv/installed ## JupyterLab on the tour
+	jupyter lab notebooks/tour.ipynb
+
+voila: .venv/installed ## the dashboard
+	voila notebooks/dashboard.ipynb --template=lab --token --MappingKernelManager.cull_idle_timeout=600 --MappingKernelManager.cull_interval=60
+
+bench: .venv/installed ## speed and memory, peers side by side
+	$(BIN)/python -m benchmarks
+
+browser: .venv/installed
+	@python tests/browser/chromium.py
+
+# Debian keeps venv in a package of its own.
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 run")'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q python3-venv && $(PYTHON) -m venv .venv; } || { rm -rf .venv; echo "Install Python's venv module first: apt-get install python3-venv" >&2; exit 1; }
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]'
+	@touch $@
+
+clean: ## removes what the other targets made here, the environment included
+	rm -rf .venv runs workbench-workspace

@@ -124,7 +124,7 @@ def test_labels_out_of_range(label: int) -> None:
 
 
 def test_labels_that_are_missing() -> None:
-    with pytest.raises(DatasetError, match="data has no labels.*Add an array 'labels'"):
+    with pytest.raises(DatasetError, match=r"data has no labels.*Add an array 'labels'"):
         check_labels(samples(labels=None), 3)
 
 

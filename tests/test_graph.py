@@ -24,7 +24,7 @@ def one_node(path: Path, node: onnx.NodeProto, shape: list[int | str | None], we
         [node],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * len(shape))],
         [numpy_helper.from_array(np.ones(weight, np.float32), "w")],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)

@@ -79,7 +79,7 @@ def test_an_answer_that_cannot_be_sent_is_an_error(tasks: ModuleType) -> None:
 
 
 def test_a_crash_leaves_the_caller_unharmed(tasks: ModuleType) -> None:
-    with pytest.raises(WorkerError, match="SIGSEGV.*unharmed") as caught:
+    with pytest.raises(WorkerError, match=r"SIGSEGV.*unharmed") as caught:
         jobs.run(tasks.crash)
     assert "about to crash" in caught.value.details
 
@@ -95,7 +95,7 @@ def test_an_exit_without_an_answer_tells_its_code(tasks: ModuleType) -> None:
 
 
 def test_an_end_by_the_system_speaks_of_memory(tasks: ModuleType) -> None:
-    with pytest.raises(WorkerError, match="memory ran out.*Use fewer samples"):
+    with pytest.raises(WorkerError, match=r"memory ran out.*Use fewer samples"):
         jobs.run(tasks.be_killed)
 
 

@@ -74,7 +74,7 @@ def test_a_wrong_value_is_refused_by_name_with_what_would_be_right(values: Any, 
 
 
 def test_a_missing_value_is_named() -> None:
-    with pytest.raises(OptionsError, match="it is incomplete: .*path"):
+    with pytest.raises(OptionsError, match=r"it is incomplete: .*path"):
         make_options(Demanding, {}, "it")
 
 

@@ -152,7 +152,7 @@ def test_what_a_live_process_makes_is_not_swept(workspace: Workspace) -> None:
 
 def test_a_workspace_under_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(WorkspaceError, match="file/workspace cannot be written: not a directory.*Choose a folder"):
+    with pytest.raises(WorkspaceError, match=r"file/workspace cannot be written: not a directory.*Choose a folder"):
         Workspace(tmp_path / "file" / "workspace")
 
 

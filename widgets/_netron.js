@@ -334,10 +334,25 @@ class Viewer {
     this.refresh();
     this.booted ??= this.boot();
     await this.booted;
+    const wanted = this.model.get('_revision');
+    await this.visible();
+    if (this.disposed || wanted !== this.model.get('_revision')) return;
     const { buffer, revision } = await ask(this.model, 'model');
     if (this.disposed || buffer.byteLength === 0) return;
     const bytes = buffer.buffer.slice(buffer.byteOffset, buffer.byteOffset + buffer.byteLength);
     this.post({ command: 'open', name: this.model.get('name'), bytes, revision }, [bytes]);
+  }
+
+  // Netron measures texts while it draws; where they are hidden, as in a tab behind another, they have no size.
+  visible() {
+    return new Promise((resolve) => {
+      const observer = new ResizeObserver(() => {
+        if (this.root.offsetWidth === 0 && !this.disposed) return;
+        observer.disconnect();
+        resolve();
+      });
+      observer.observe(this.root);
+    });
   }
 
   async boot() {

@@ -18,7 +18,24 @@ from workbench.workspace import Workspace
 Work = Callable[[Progress], Any]
 
 
-class Panel(w.VBox):
+class Static(w.VBox):
+    """A box that leaves a static form in saved notebooks, where only text and HTML can be shown."""
+
+    title = ""
+
+    def summary(self) -> str:
+        """What it shows, as HTML that needs neither kernel nor scripts."""
+        return _markup.empty("Nothing to show yet.")
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **options: Any) -> Any:
+        bundle = super()._repr_mimebundle_(include=include, exclude=exclude, **options)
+        data = bundle[0] if isinstance(bundle, tuple) else bundle
+        data["text/html"] = f"{_markup.STYLE}<h4>{self.title}</h4>{self.summary()}"
+        data["text/plain"] = type(self).__name__
+        return bundle
+
+
+class Panel(Static):
     """A form on the left, a result on the right, and one button that runs one verb.
 
     A subclass gives `title`, `hint` and `verb`, and writes `prepare`, `show` and `code`. Work runs in a thread (and
@@ -31,7 +48,6 @@ class Panel(w.VBox):
         **traits: Traits of the subclass.
     """
 
-    title = ""
     hint = ""
     verb = "Run"
     icon = "play"
@@ -88,10 +104,6 @@ class Panel(w.VBox):
     def code(self) -> tuple[str, str]:
         """What does the same: Python, and the step of a recipe."""
         raise NotImplementedError
-
-    def summary(self) -> str:
-        """The result as HTML that needs neither kernel nor scripts, for saved notebooks."""
-        return _markup.empty("Nothing to show yet.")
 
     def start(self, prepare: Callable[[], Work] | None = None) -> Panel:
         """Does what the button does; returns at once.
@@ -204,14 +216,6 @@ class Panel(w.VBox):
             self._code_box.value = ""
             return
         self._code_box.value = _markup.code(*self.code())
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **options: Any) -> Any:
-        """Adds a static form, which is all that a saved notebook can show."""
-        bundle = super()._repr_mimebundle_(include=include, exclude=exclude, **options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        data["text/html"] = f"{_markup.STYLE}<h4>{self.title}</h4>{self.summary()}"
-        data["text/plain"] = f"{type(self).__name__}: {self.state}"
-        return bundle
 
 
 def check_traits(widget: t.HasTraits, traits: dict[str, Any]) -> None:

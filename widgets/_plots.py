@@ -62,7 +62,15 @@ def front_figure(comparison: Comparison, *, height: int = 320) -> tuple[figure, 
     plot.segment("x0", "y", "x1", "y", source=source, color="color", line_width=2, alpha=0.7)
     plot.segment("x", "y0", "x", "y1", source=source, color="color", line_width=2, alpha=0.35)
     points = plot.scatter(
-        "x", "y", source=source, size=13, color="color", line_color=None, nonselection_alpha=0.6, selection_alpha=1.0
+        "x",
+        "y",
+        name="candidates",
+        source=source,
+        size=13,
+        color="color",
+        line_color=None,
+        nonselection_alpha=0.6,
+        selection_alpha=1.0,
     )
     front = [data["name"].index(name) for name in pareto_front(comparison)]
     line = plot.line(
@@ -95,6 +103,6 @@ def static_html(plot: figure, *, height: int = 360) -> str:
     """A figure as HTML that lives without a kernel or a network; it can be zoomed but selects nothing elsewhere."""
     page = file_html(plot, INLINE, "plot")
     return (
-        f'<iframe srcdoc="{html.escape(page)}" title="plot" sandbox="allow-scripts" '
-        f'style="width:100%;height:{height}px;border:0;background:#fff"></iframe>'
+        f'<div><iframe srcdoc="{html.escape(page)}" title="plot" sandbox="allow-scripts" '
+        f'style="width:100%;height:{height}px;border:0;background:#fff"></iframe></div>'
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 import ipywidgets as w
 import traitlets as t
 
 from widgets import _markup
+from widgets._panel import Static
 from widgets.compare import Compare
 from widgets.export import Export
 from widgets.graph import Graph
@@ -21,7 +21,7 @@ from workbench.workspace import Workspace, default_root
 _STEPS = ("Load", "Inspect", "Compress", "Compare", "Export")
 
 
-class Workbench(w.VBox):
+class Workbench(Static):
     """Load → Inspect → Compress → Compare → Export.
 
     Args:
@@ -70,11 +70,6 @@ class Workbench(w.VBox):
         states = (getattr(panel, "state", "idle") for panel in self._panels)
         self.steps.titles = [f"{marks.get(state, '')}{step}" for state, step in zip(states, _STEPS, strict=True)]
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None, **options: Any) -> Any:
-        """Adds a static form, which is all that a saved notebook can show."""
-        bundle = super()._repr_mimebundle_(include=include, exclude=exclude, **options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        shown = [panel.summary() for panel in self._panels if hasattr(panel, "summary")]
-        data["text/html"] = _markup.STYLE + self._bar.value + "".join(shown)
-        data["text/plain"] = "Workbench"
-        return bundle
+    def summary(self) -> str:
+        """What every panel shows."""
+        return self._bar.value + "".join(panel.summary() for panel in self._panels)

@@ -9,7 +9,7 @@ import traitlets as t
 
 from widgets import _markup
 from widgets._netron import NetronView
-from widgets._panel import check_traits
+from widgets._panel import Static, check_traits
 from workbench.graph import summarize_graph
 from workbench.model import Model
 from workbench.report import format_size
@@ -17,8 +17,10 @@ from workbench.report import format_size
 _ORIGINAL = "original"
 
 
-class Graph(w.VBox):
+class Graph(Static):
     """Shows the graph of the original or of a variant; nothing leaves the page."""
+
+    title = "Inspect"
 
     model = t.Instance(Model, allow_none=True)
     variants = t.Tuple(help="Named models: (name, Model) each.")
@@ -30,7 +32,7 @@ class Graph(w.VBox):
         self._facts = w.HTML()
         self.view = NetronView(height=height)
         heading = w.HTML(
-            _markup.STYLE + _markup.heading("Inspect", "The graph of a model; click a node for its facts.")
+            _markup.STYLE + _markup.heading(self.title, "The graph of a model; click a node for its facts.")
         )
         heading.add_class("wb-heading")
         row = w.HBox([self._choice, self._facts])
@@ -41,6 +43,23 @@ class Graph(w.VBox):
         self.view.observe(self._select, "selected")
         self.observe(lambda _: self._list(), ("model", "variants"))
         self._list()
+
+    def show(self, name: str) -> None:
+        """Shows `original` or the variant of that name."""
+        self._choice.label = name
+
+    def summary(self) -> str:
+        """The operators of the shown model, costliest first."""
+        model = self._choice.value
+        if model is None:
+            return super().summary()
+        nodes = sorted(summarize_graph(model).nodes, key=lambda node: -(node.macs or 0))[:10]
+        rows = [
+            (node.name, node.operator, f"{node.parameters:,}", f"{(node.macs or 0) / 1e6:.2f} M")
+            for node in nodes
+            if node.macs or node.parameters
+        ]
+        return self._facts.value + _markup.listing(("costliest nodes", "operator", "parameters", "MACs"), rows)
 
     def _list(self) -> None:
         if self.model is None:

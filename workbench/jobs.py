@@ -53,7 +53,9 @@ class Worker:
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         ours, theirs = Pipe()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p or str(Path.cwd()) for p in sys.path))
+        paths = os.pathsep.join(p or str(Path.cwd()) for p in sys.path)
+        # onnxruntime reports its use to its makers unless it finds this variable when it is imported.
+        environment = {"ORT_DISABLE_TELEMETRY": "1", **os.environ, "PYTHONPATH": paths}
         with theirs:
             self._process = subprocess.Popen(
                 # -P: what lies in the current folder must not stand in for a module.

@@ -141,7 +141,7 @@ def make_options(cls: type[T], values: Mapping[str, Any] | T | None, where: str)
 
 def to_builtins(value: Any) -> Any:
     """Turns dataclasses into plain dicts, lists, numbers and strings, as JSON or YAML would hold them."""
-    return msgspec.to_builtins(value, enc_hook=str)
+    return msgspec.json.decode(msgspec.json.encode(value, enc_hook=str))
 
 
 def suggest(name: str, known: Sequence[str]) -> str:

@@ -171,7 +171,9 @@ def _check_plugins(recipe: Recipe, where: str) -> None:
     for candidate in recipe.candidates:
         options = candidate.options or recipe.options
         plugins.append(("backends", candidate.backend, options, f"{candidate.name}: {candidate.backend}"))
-        plugins += [("transforms", name, given, f"{candidate.name}: {name}") for name, given in _steps(candidate)]
+        plugins += [
+            ("transforms", name, given, f"{candidate.name}: {name}") for name, given in _steps(candidate, where)
+        ]
     if recipe.export:
         plugins.append(("exporters", recipe.export.exporter, recipe.export.options, "export"))
     for group, name, given, place in plugins:
@@ -278,7 +280,7 @@ def evaluate_gates(gates: Gates, comparison: Comparison, row: Row) -> tuple[Gate
     return tuple(results)
 
 
-def _steps(candidate: CandidateRecipe) -> list[tuple[str, dict[str, Any]]]:
+def _steps(candidate: CandidateRecipe, where: str = "the recipe") -> list[tuple[str, dict[str, Any]]]:
     """Each transform as a name and its options."""
     steps: list[tuple[str, dict[str, Any]]] = []
     for step in candidate.transforms:
@@ -289,7 +291,7 @@ def _steps(candidate: CandidateRecipe) -> list[tuple[str, dict[str, Any]]]:
             steps.append((name, options or {}))
         else:
             raise RecipeError(
-                f"A step of {candidate.name} names {len(step)} transforms: {', '.join(step) or 'none'}.",
+                f"{where}: a step of {candidate.name} names {len(step)} transforms: {', '.join(step) or 'none'}.",
                 "Write each transform as an item of its own.",
             )
     return steps

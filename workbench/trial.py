@@ -33,7 +33,7 @@ class Trial:
         url: Where it was asked.
         status: HTTP status of the answer.
         milliseconds: Round trip of one JSON request on a connection already open, ms.
-        max_abs_error: Largest difference from the answer that the package expects.
+        max_abs_error: Largest difference from the answer that the package expects; infinite if it is for other outputs.
         matches: Whether that difference is within rounding.
     """
 
@@ -119,11 +119,11 @@ def _sample(package: Package) -> tuple[bytes, dict[str, Any]]:
 
 
 def _largest_error(answer: dict[str, Any], expected: dict[str, Any]) -> float:
-    outputs = {tensor["name"]: tensor["data"] for tensor in answer["outputs"]}
-    return max(
-        float(np.abs(np.asarray(outputs[t["name"]], np.float64) - np.asarray(t["data"], np.float64)).max())
-        for t in expected["outputs"]
-    )
+    outputs = {tensor["name"]: np.asarray(tensor["data"], np.float64) for tensor in answer["outputs"]}
+    wanted = {tensor["name"]: np.asarray(tensor["data"], np.float64) for tensor in expected["outputs"]}
+    if {name: data.shape for name, data in outputs.items()} != {name: data.shape for name, data in wanted.items()}:
+        return float("inf")
+    return max(float(np.abs(outputs[name] - data).max()) for name, data in wanted.items())
 
 
 def _wait_until_ready(

@@ -12,19 +12,14 @@ VARIABLE = "WORKBENCH_CHROMIUM"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def find_chromium() -> str | None:
-    """The path of a Chromium that is here, or None."""
-    from playwright.sync_api import sync_playwright
+def find_chromium(playwrights: str) -> str | None:
+    """The path of a Chromium that is here, or None.
 
-    named = os.environ.get(VARIABLE)
-    if named and Path(named).exists():
-        return named
-    installed = next(filter(None, map(shutil.which, _NAMES)), None)
-    if installed:
-        return installed
-    with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-    return own if Path(own).exists() else None
+    Args:
+        playwrights: Where Playwright's own would lie.
+    """
+    places = [os.environ.get(VARIABLE), *map(shutil.which, _NAMES), playwrights]
+    return next((place for place in places if place and Path(place).exists()), None)
 
 
 def get_chromium() -> None:
@@ -38,7 +33,17 @@ def get_chromium() -> None:
     subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], check=False)
 
 
-if __name__ == "__main__":
-    if find_chromium() is None:
+def main() -> None:
+    """Finds or gets one and says which."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        playwrights = playwright.chromium.executable_path
+    if find_chromium(playwrights) is None:
         get_chromium()
-    print(f"browser tests use {find_chromium() or 'nothing: no Chromium could be had, they will be skipped'}")
+    found = find_chromium(playwrights)
+    print(f"browser tests use {found}" if found else "no Chromium could be had: browser tests will be skipped")
+
+
+if __name__ == "__main__":
+    main()

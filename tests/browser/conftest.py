@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,10 +22,11 @@ import pytest
 from onnx import helper
 from playwright.sync_api import BrowserContext, Error, Page
 
+from tests.browser.chromium import VARIABLE, find_chromium
+
 REPOSITORY = pathlib.Path(__file__).parents[2]
 BASE = "/user/someone/"  # as behind JupyterHub: nothing may assume the root of the host
 TOKEN = "secret"
-BROWSER_VARIABLE = "WORKBENCH_CHROMIUM"
 START_SECONDS = 60
 
 OpenNotebook = Callable[..., Page]
@@ -41,20 +41,10 @@ def base_url() -> None:
 def browser_type_launch_args(playwright: Any) -> dict[str, Any]:
     """Which browser pytest-playwright starts, and how."""
     flags = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update")
-    return {"executable_path": _chromium(playwright), "headless": True, "args": list(flags)}
-
-
-def _chromium(playwright: Any) -> str:
-    places = [
-        os.environ.get(BROWSER_VARIABLE),
-        "/usr/bin/chromium",
-        shutil.which("google-chrome"),
-        playwright.chromium.executable_path,
-    ]
-    for place in places:
-        if place and pathlib.Path(place).exists():
-            return place
-    pytest.skip(f"no Chromium found; set {BROWSER_VARIABLE} or run `playwright install chromium`")
+    chromium = find_chromium(playwright.chromium.executable_path)
+    if chromium is None:
+        pytest.skip(f"no Chromium found; set {VARIABLE} or run `playwright install chromium`")
+    return {"executable_path": chromium, "headless": True, "args": list(flags)}
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 REQUIRES = {"onnxruntime": "cpu"}
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it while it is imported
+
 
 @dataclass(frozen=True)
 class Options:

@@ -14,13 +14,17 @@ def prepare(model: Model, target: Path) -> Path:
     Raises:
         TransformError: onnxruntime cannot load or optimize the model.
     """
+    import onnx
     from onnxruntime.quantization import quant_pre_process
 
+    # Given a path, it works on a copy elsewhere, where it does not find external data.
+    source = onnx.load(str(model.path)) if model.external_files else str(model.path)
     try:
-        quant_pre_process(str(model.path), str(target), skip_symbolic_shape=True)
+        quant_pre_process(source, str(target), skip_symbolic_shape=True)
     except Exception as error:  # onnxruntime raises its own C++ exception classes here
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise TransformError(
-            f"onnxruntime cannot prepare {model.name} for quantization: {' '.join(str(error).split())[:300]}.",
+            f"onnxruntime cannot prepare {model.name} for quantization: {reason}.",
             "Check that the model runs as it is, and simplify it or raise its opset if it does.",
         ) from error
     return target

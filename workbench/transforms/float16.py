@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from workbench.dataset import Dataset
+from workbench.errors import TransformError
 from workbench.jobs import Progress
 from workbench.model import Model
 from workbench.options import option
@@ -33,6 +34,11 @@ def apply(model: Model, options: Options, dataset: Dataset | None, target: Path,
 
     progress(0.1, "reading the model")
     proto = onnx.load(str(model.path))
+    if unknown := sorted(set(options.keep_float) - {node.name for node in proto.graph.node}):
+        raise TransformError(
+            f"{model.name} has no node named {', '.join(repr(name) for name in unknown)} to keep in float.",
+            "The graph panel shows the names.",
+        )
     progress(0.3, "casting")
     with warnings.catch_warnings():
         # It warns for each weight that rounds to the smallest FP16 number; the measured error says it better.

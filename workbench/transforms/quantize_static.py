@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from workbench.dataset import Dataset
-from workbench.errors import TransformError
+from workbench.errors import DatasetError, TransformError
 from workbench.jobs import Progress
 from workbench.model import Model
 from workbench.options import option
@@ -56,7 +56,7 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
                 "Names are those of the graph after BatchNorm folding; the graph panel shows them.",
             )
         unsigned = options.activations == "unsigned"
-        reader = _Reader(dataset.take(options.samples), _batch_size(model), progress)
+        reader = _Reader(*_whole_batches(dataset.take(options.samples), model), progress)
         quantize_static(
             str(prepared),
             str(target),
@@ -95,6 +95,15 @@ class _Reader:
         """Asked for by the strided calibrators, which are not used."""
 
 
-def _batch_size(model: Model) -> int:
+def _whole_batches(dataset: Dataset, model: Model) -> tuple[Dataset, int]:
+    """Samples and batch size without a shorter last batch, which the calibrators cannot take."""
+    count = len(dataset)
     sizes = [spec.shape[0] for spec in model.inputs if spec.shape]
-    return next((size for size in sizes if isinstance(size, int)), _BATCH)
+    fixed = next((size for size in sizes if isinstance(size, int)), None)
+    batch = fixed or next(size for size in range(min(_BATCH, count), 0, -1) if count % size == 0)
+    if count < batch:
+        raise DatasetError(
+            f"{dataset.name} has {count} samples to calibrate with, and {model.name} takes {batch} at a time.",
+            "Give more samples, or export the model with a dynamic batch.",
+        )
+    return dataset.take(count // batch * batch), batch

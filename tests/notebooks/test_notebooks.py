@@ -1,0 +1,76 @@
+"""The notebooks, executed by papermill as `make run` and a batch job do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import yaml
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+def execute(notebook: str, folder: Path, **parameters: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a notebook in a folder of its own."""
+    (folder / "parameters.yaml").write_text(yaml.safe_dump({"workspace": str(folder / "space"), **parameters}))
+    command = [*("papermill", str(NOTEBOOKS / notebook), str(folder / "out.ipynb")), "-k", "python3", "--no-progress-bar"]
+    command += ["-f", str(folder / "parameters.yaml")]
+    return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=folder, timeout=150)
+
+
+def printed(folder: Path) -> str:
+    """Everything that an executed notebook printed."""
+    notebook = nbformat.read(folder / "out.ipynb", as_version=4)
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def test_the_tour_ends_with_the_table_and_a_package_that_answered(tmp_path: Path) -> None:
+    done = execute("tour.ipynb", tmp_path, seconds=0.3, summary=str(tmp_path / "table.txt"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = (tmp_path / "table.txt").read_text()
+    for word in ("original", "int8 static", "int8 dynamic", "fp16", "speed-up", "200, as expected"):
+        assert word in table
+    report = tmp_path / "out.html"
+    convert = [
+        "nbconvert",
+        "--config",
+        str(NOTEBOOKS / "report_config.py"),
+        "--to",
+        "html",
+        str(tmp_path / "out.ipynb"),
+    ]
+    subprocess.run([sys.executable, "-m", "jupyter", *convert], check=True, capture_output=True, timeout=100)
+    assert "Accuracy against latency" in report.read_text()
+    assert "unpkg" not in report.read_text()
+
+
+def test_a_recipe_file_is_the_parameter_file_of_the_batch_notebook(tmp_path: Path) -> None:
+    recipe = yaml.safe_load((NOTEBOOKS / "recipe.yaml").read_text())
+    recipe["candidates"] = recipe["candidates"][:1]
+    recipe["latency"] = {"seconds": 0.3}
+    done = execute("batch.ipynb", tmp_path, **recipe)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "min_accuracy" in printed(tmp_path)
+
+
+def test_a_missed_gate_fails_the_batch_notebook_after_the_table(tmp_path: Path) -> None:
+    done = execute("batch.ipynb", tmp_path, latency={"seconds": 0.3}, gates={"max_size_mb": 0.1})
+    assert done.returncode != 0
+    assert "max_size_mb: 0.8763 against a limit of 0.1, missed by 0.776" in done.stderr
+    assert "result" in printed(tmp_path)
+
+
+def test_the_dashboard_runs(tmp_path: Path) -> None:
+    assert execute("dashboard.ipynb", tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_are_committed_without_outputs(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None

@@ -1,0 +1,220 @@
+"""The command line as a user meets it: in a process of its own, judged by what it prints and its exit code."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from workbench.options import option_fields
+from workbench.plugins import find_plugin, list_plugins
+from workbench.workspace import ROOT_VARIABLE
+
+CommandLine = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def paragraph(ended: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a refusal."""
+    assert ended.returncode == 2, ended
+    assert ended.stdout == ""
+    [line] = ended.stderr.strip().splitlines()
+    return line
+
+
+def test_help_lists_every_command(command_line: CommandLine) -> None:
+    ended = command_line("--help")
+
+    assert ended.returncode == 0
+    for command in (
+        "run",
+        "compare",
+        "inspect",
+        "transform",
+        "latency",
+        "accuracy",
+        "export",
+        "try",
+        "show",
+        "plugins",
+    ):
+        assert f" {command} " in ended.stdout
+
+
+@pytest.mark.parametrize(("command", "group"), [("transform", "transforms"), ("export", "exporters")])
+def test_every_option_of_a_plugin_is_a_flag_with_its_help(command_line: CommandLine, command: str, group: str) -> None:
+    for plugin in list_plugins(group):
+        shown = " ".join(
+            command_line(command, plugin.name.replace("_", "-"), "--help").stdout.replace("│", " ").split()
+        )
+        for field in option_fields(find_plugin(group, plugin.name).Options):
+            assert f"--{field.name.replace('_', '-')}" in shown
+            assert field.help.split(".")[0] in shown
+
+
+def test_inspect_shows_the_model(command_line: CommandLine) -> None:
+    ended = command_line("inspect", "sample:digits", "--batch", "2")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "digits_cnn: 0.88 MB, opset 17" in ended.stdout
+    assert "in  image float32[batch, 1, 32, 32]" in ended.stdout
+    assert "multiply-accumulates at batch 2" in ended.stdout
+
+
+def test_plugins_lists_all_groups(command_line: CommandLine) -> None:
+    shown = command_line("plugins").stdout
+
+    for name in ("onnxruntime", "quantize_static", "quantize_dynamic", "float16", "server"):
+        assert name in shown
+
+
+def test_accuracy_and_latency_of_a_file(
+    command_line: CommandLine, model_file: Callable[..., Path], tmp_path: Path, npz: Callable[..., Path]
+) -> None:
+    model_file(tmp_path / "m.onnx")
+    npz(x=np.eye(4, dtype=np.float32)[[0, 1, 2, 0]], labels=np.array([0, 1, 2, 2]))
+    accuracy = command_line("accuracy", "m.onnx", "--data", "data.npz")
+    latency = command_line("latency", "m.onnx", "--data", "data.npz", "--threads", "1", "--seconds", "0.2")
+
+    assert accuracy.stdout.startswith("top-1  75.00 % (")
+    assert "4 samples" in accuracy.stdout
+    assert latency.stdout.startswith("p50 ")
+    assert "at batch 1, 1 threads, on CPUExecutionProvider" in latency.stdout
+
+
+def test_transform_export_try(command_line: CommandLine, tmp_path: Path) -> None:
+    made = command_line("transform", "float16", "sample:digits", "--output", "out/half.onnx")
+    assert made.returncode == 0, made.stderr
+    onnx.checker.check_model(str(tmp_path / "out" / "half.onnx"))
+
+    again = command_line("transform", "float16", "sample:digits", "--output", "out/half.onnx")
+    assert "half.onnx exists already, and nothing is overwritten." in paragraph(again)
+
+    packed = command_line("export", "server", "out/half.onnx", "--sample", "sample:digits", "--directory", "package")
+    assert packed.returncode == 0, packed.stderr
+    assert packed.stdout.splitlines()[1] == "Start it there: python serve.py"
+
+    tried = command_line("try", "package")
+    assert tried.returncode == 0, tried.stderr
+    assert "answered 200" in tried.stdout
+
+    answer = json.loads((tmp_path / "package" / "sample_response.json").read_text())
+    answer["outputs"][0]["data"][0] += 1
+    (tmp_path / "package" / "sample_response.json").write_text(json.dumps(answer))
+    wrong = command_line("try", "package")
+    assert wrong.returncode == 1
+    assert "NOT as expected" in wrong.stdout
+
+
+def test_compare_prints_the_table_and_holds_its_gates(command_line: CommandLine) -> None:
+    words = (
+        "compare",
+        "sample:digits",
+        "--data",
+        "sample:digits",
+        "--transforms",
+        "float16",
+        "--threads",
+        "1",
+        "--latency.seconds",
+        "0.3",
+    )
+    ended = command_line(*words)
+    assert ended.returncode == 0, ended.stderr
+    assert "float16" in ended.stdout
+    assert "★ " in ended.stdout
+
+    [result] = [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("result ")]
+    shown = command_line("show", result).stdout
+    assert shown.strip() in ended.stdout
+
+    missed = command_line(*words, "--gates.max-size-mb", "0.1")
+    assert missed.returncode == 1
+    assert "misses 1 gate: max_size_mb" in missed.stderr
+    assert len(missed.stderr.strip().splitlines()) == 1
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_refusals_are_one_paragraph(command_line: CommandLine, tmp_path: Path, npz: Callable[..., Path]) -> None:
+    (tmp_path / "text.onnx").write_text("hello\n")
+    (tmp_path / "recipe.yaml").write_text("model: sample:digits\ndata: sample:digits\nlatency: {secnds: 1}\n")
+    (tmp_path / "broken.yaml").write_text("model: [")
+    (tmp_path / "file").touch()
+    npz(image=np.zeros((3, 1, 32, 32), np.float32), labels=np.array([0, 1, 10]))
+    for words, expected in (
+        (("inspect", "none.onnx"), "There is no file none.onnx."),
+        (("inspect", "text.onnx"), "text.onnx is not an ONNX model"),
+        (("accuracy", "sample:digits", "--data", "data.npz"), "run from 0 to 10, but the model has 10 classes"),
+        (("run", "broken.yaml"), "The recipe broken.yaml is not valid"),
+        (("run", "recipe.yaml"), "has no option 'secnds'. Did you mean 'seconds'?"),
+        (("latency", "sample:digits", "--seconds", "0"), "seconds = 0.0"),
+        (("latency", "sample:digits", "--provider", "AzureExecutionProvider"), "AzureExecutionProvider"),
+        (("accuracy", "sample:digits", "--data", "sample:digits", "--workspace", "file/w"), "w cannot be written"),
+        (
+            ("accuracy", "sample:digits", "--data", "sample:digits", "--workspace", "/proc/w"),
+            "/proc/w cannot be written",
+        ),
+        (("show", "recipe.yaml"), "recipe.yaml is not the result of a run"),
+    ):
+        assert expected in paragraph(command_line(*words)), words
+
+
+def test_an_unknown_command_or_flag_is_refused(command_line: CommandLine) -> None:
+    for words in (("inspekt", "sample:digits"), ("inspect", "sample:digits", "--bach", "2"), ("latency",)):
+        ended = command_line(*words)
+        assert ended.returncode == 2
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """No file may grow past 100 kB, which is what a disk that fills up in the middle of a model looks like."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "workbench", "transform", "float16", "sample:digits", "--output", "half.onnx"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "the disk is full. Free some space or use another disk" in paragraph(ended)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_an_interrupt_ends_at_once_and_leaves_nothing(
+    tmp_path: Path, default_workspace: Path, processes_in: Callable[[Path], list[str]]
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "workbench", "latency", "sample:digits", "--seconds", "60", "--precision", "0.1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": "", ROOT_VARIABLE: str(default_workspace)},
+        start_new_session=True,
+    ) as process:
+        end = time.monotonic() + 30
+        while len(processes_in(default_workspace)) < 2 and time.monotonic() < end:  # itself and its worker
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=10)
+
+    assert process.returncode == 130
+    assert output == ""
+    assert errors.strip() == "Cancelled; nothing unfinished was kept."
+    assert processes_in(default_workspace) == []
+
+
+def test_nothing_is_written_into_the_current_folder_unasked(command_line: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    assert command_line("accuracy", "sample:digits", "--data", "sample:digits", cwd=tmp_path / "here").returncode == 0
+    assert list((tmp_path / "here").iterdir()) == []

@@ -1,0 +1,91 @@
+"""A package is started, asked and stopped; whatever happens, no server stays behind."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workbench.backends import build_engine
+from workbench.comparison import Candidate
+from workbench.dataset import Dataset
+from workbench.errors import Cancelled, ExportError
+from workbench.exporters import Package, export_package, read_package
+from workbench.model import Model
+from workbench.trial import Trial, serve_package, try_package
+from workbench.workspace import Workspace
+
+
+@pytest.fixture
+def package(tmp_path: Path, digits: Model, evaluation: Dataset, shared_workspace: Workspace) -> Package:
+    made = export_package(Candidate("as it is", build_engine(digits)), sample=evaluation, workspace=shared_workspace)
+    shutil.copytree(made.directory, tmp_path / "package")
+    return read_package(tmp_path / "package")
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_server_lives_as_long_as_the_block(package: Package, processes_in: Callable[[Path], list[str]]) -> None:
+    with serve_package(package) as (host, port):
+        connection = http.client.HTTPConnection(host, port, timeout=10)
+        connection.request("GET", f"/v2/models/{package.name}")
+        assert json.loads(connection.getresponse().read())["name"] == package.name
+        connection.close()
+
+    assert not answers(port)
+    assert not [command for command in processes_in(package.directory.parent) if "serve.py" in command]
+
+
+def test_a_server_ends_when_the_block_fails(package: Package) -> None:
+    with pytest.raises(RuntimeError, match="mine"), serve_package(package) as (_, port):
+        raise RuntimeError("mine")
+    assert not answers(port)
+
+
+def test_a_cancel_while_it_starts_ends_it(package: Package, processes_in: Callable[[Path], list[str]]) -> None:
+    def cancel(fraction: float, message: str) -> None:
+        assert message == "starting the server"
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        try_package(package, progress=cancel)
+    assert not [command for command in processes_in(package.directory.parent) if "serve.py" in command]
+
+
+def test_a_port_that_is_taken_is_an_error_in_words(package: Package) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with (
+            pytest.raises(ExportError, match=r"did not become ready.*It wrote: .*(in use|cannot|bind)"),
+            serve_package(package, port=taken.getsockname()[1]),
+        ):
+            pass
+
+
+def test_a_request_that_the_server_does_not_take_is_an_error_in_words(package: Package) -> None:
+    """The server tries its own sample before it says that it is ready."""
+    (package.directory / "sample_request.json").write_text('{"inputs": []}')
+    with pytest.raises(ExportError, match=r"It wrote: .*sample_request\.json"):
+        try_package(package)
+
+
+def test_an_answer_for_another_output_does_not_match(package: Package) -> None:
+    path = package.directory / "sample_response.json"
+    answer = json.loads(path.read_text())
+    for change in ({"name": "probabilities"}, {"data": [1.0, 2.0]}):
+        path.write_text(json.dumps({**answer, "outputs": [{**answer["outputs"][0], **change}]}))
+        assert not try_package(package).matches
+
+
+def test_the_verdict_tells_the_difference() -> None:
+    assert Trial("url", 200, 1.0, 0.00012, True).verdict == "as expected (largest difference 0.00012)"
+    assert Trial("url", 400, 1.0, float("inf"), False).verdict == "the request was refused"

@@ -59,6 +59,14 @@ def evaluation() -> Dataset:
 
 
 @pytest.fixture(scope="session")
+def digits_file(tmp_path_factory: pytest.TempPathFactory, evaluation: Dataset) -> Path:
+    """A hundred samples of the digits with their labels, as a user's own .npz file."""
+    path, part = tmp_path_factory.mktemp("data") / "digits.npz", evaluation.take(100)
+    np.savez(path, image=part.inputs["image"], labels=part.labels)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.fixture(scope="session")
 def model_file() -> ModelFile:
     """Writes a small classifier, `x` float32[batch, 4] → `scores` [batch, 3]; its scores are x[0:3] doubled."""
 

@@ -257,14 +257,12 @@ def test_a_recipe_made_in_python_is_checked_too() -> None:
 def test_the_command_line_runs_it_and_ends_with_1_on_a_missed_gate(
     tmp_path: Path, shared_workspace: Workspace, finished: Run, command_line: CommandLine
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(FLOW))
-    ended = command_line("run", "recipe.yaml", "--workspace", shared_workspace.root)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert f"★ {finished.choice.name}" in ended.stdout
-    assert f"result   {finished.path}" in ended.stdout
-
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**FLOW, "gates": {"max_p50_ms": 1e-6}}))
     ended = command_line("run", "recipe.yaml", "--workspace", shared_workspace.root)
+
     assert ended.returncode == 1
+    assert f"★ {finished.choice.name}" in ended.stdout
+    assert f"result   {finished.path.parent}" in ended.stdout
+    assert "gate     max_p50_ms: " in ended.stdout
     assert len(ended.stderr.strip().splitlines()) == 1
     assert "misses 1 gate: max_p50_ms" in ended.stderr

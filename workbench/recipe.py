@@ -171,9 +171,8 @@ def _check_plugins(recipe: Recipe, where: str) -> None:
     for candidate in recipe.candidates:
         options = candidate.options or recipe.options
         plugins.append(("backends", candidate.backend, options, f"{candidate.name}: {candidate.backend}"))
-        plugins += [
-            ("transforms", name, given, f"{candidate.name}: {name}") for name, given in _steps(candidate, where)
-        ]
+        for name, given in _steps(candidate, where):
+            plugins.append(("transforms", name, given, f"{candidate.name}: {name}"))
     if recipe.export:
         plugins.append(("exporters", recipe.export.exporter, recipe.export.options, "export"))
     for group, name, given, place in plugins:

@@ -84,7 +84,7 @@ def footnote(comparison: Comparison, choice: Choice | None = None) -> str:
     lines = []
     if choice:
         lines.append(f"★ {choice.name}: {choice.reason}.")
-        lines += [f"   {name} {reason}." for name, reason in choice.rejected.items()]
+        lines += [f"✗ {name} {reason}." for name, reason in choice.rejected.items()]
     lines.append("◆ on the Pareto front of accuracy and latency; ns: the accuracy differs no more than chance would.")
     lines += [
         f"○ {row.name}: do not trust its times, {'; '.join(row.latency.caveats)}."

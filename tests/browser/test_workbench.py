@@ -86,6 +86,7 @@ def test_from_load_to_a_package_that_answers(
     user.go_to("Inspect")
     graph = page.frame_locator('iframe[title="Netron graph viewer"]')
     expect(graph.locator(".graph-node")).to_have_count(28, timeout=SLOW)
+    expect(graph.locator(".graph-node").first).to_be_visible(timeout=SLOW)
     user.takes_picture("inspect")
 
     user.go_to("Compress")

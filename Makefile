@@ -2,6 +2,7 @@
 PYTHON ?= python3
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
+export WORKBENCH_WORKSPACE ?= $(CURDIR)/workbench-workspace
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: run test lint lab voila bench browser clean

@@ -14,7 +14,8 @@ import yaml
 
 from workbench.errors import Cancelled, GateError, RecipeError
 from workbench.exporters import read_package
-from workbench.recipe import Gates, Recipe, Run, evaluate_gates, read_recipe, run_recipe
+from workbench.gates import Gates, evaluate_gates
+from workbench.recipe import Recipe, Run, read_recipe, run_recipe
 from workbench.workspace import Workspace, read_json
 
 ROOT = Path(__file__).parent.parent

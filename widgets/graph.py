@@ -35,9 +35,9 @@ class Graph(Static):
             _markup.STYLE + _markup.heading(self.title, "The graph of a model; click a node for its facts.")
         )
         heading.add_class("wb-heading")
-        row = w.HBox([self._choice, self._facts])
-        row.add_class("wb-actions")
-        super().__init__([heading, row, self.view], **traits)
+        self._row = w.HBox([self._choice, self._facts])
+        self._row.add_class("wb-actions")
+        super().__init__([heading, self._row, self.view], **traits)
         self.add_class("wb-panel")
         self._choice.observe(lambda _: self._load(), "value")
         self.view.observe(self._select, "selected")
@@ -62,6 +62,7 @@ class Graph(Static):
         return self._facts.value + _markup.listing(("costliest nodes", "operator", "parameters", "MACs"), rows)
 
     def _list(self) -> None:
+        self._row.layout.display = "none" if self.model is None else ""
         if self.model is None:
             self._choice.options = ()
             return

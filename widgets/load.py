@@ -42,10 +42,11 @@ class Load(Panel):
         )
         root = traits.get("workspace") or default_root()
         uploads = Path(root.root if isinstance(root, Workspace) else root) / "uploads"
-        self.model_file = FilePick(suffixes=model_suffixes(), uploads=uploads, label="Model file")
-        self.evaluation_file = FilePick(suffixes=(".npz",), uploads=uploads, label="Samples that score (.npz)")
-        self.calibration_file = FilePick(suffixes=(".npz",), uploads=uploads, label="Samples that set ranges (.npz)")
+        self.model_file = FilePick(suffixes=model_suffixes(), uploads=uploads, label="Model")
+        self.evaluation_file = FilePick(suffixes=(".npz",), uploads=uploads, label="Evaluation")
+        self.calibration_file = FilePick(suffixes=(".npz",), uploads=uploads, label="Calibration")
         files = w.VBox([self.model_file, self.evaluation_file, self.calibration_file], layout=w.Layout(display="none"))
+        files.add_class("wb-file-list")
         w.dlink((self.source, "value"), (files.layout, "display"), lambda value: "none" if value else "flex")
         self._view = w.HTML(_markup.empty("Press Load to see what the model takes and gives."))
         super().__init__(w.VBox([self.source, files]), self._view, **traits)
@@ -53,6 +54,9 @@ class Load(Panel):
     def prepare(self) -> Work:
         """Reads what was chosen."""
         model, evaluation, calibration = self._chosen()
+        for pick in (self.model_file, self.evaluation_file, self.calibration_file):
+            if pick.error and not self.source.value:
+                raise ModelError(pick.error)
         if not model:
             raise ModelError("No model is chosen.", "Type its path, browse for it, or drop the file on the box.")
 

@@ -15,6 +15,7 @@ from workbench.backends import build_engine
 from workbench.comparison import Candidate, ChoiceOptions
 from workbench.errors import GateError, ModelError, WorkbenchError, WorkerError
 from workbench.exporters import export_package, read_package
+from workbench.gates import Gates
 from workbench.graph import summarize_graph
 from workbench.importers import load_dataset, load_model
 from workbench.jobs import Progress
@@ -22,7 +23,7 @@ from workbench.measure.accuracy import measure_accuracy
 from workbench.measure.latency import LatencyOptions, measure_latency
 from workbench.options import to_builtins
 from workbench.plugins import find_plugin, list_plugins
-from workbench.recipe import CandidateRecipe, DataRecipe, Gates, Recipe, Run, read_recipe, run_recipe
+from workbench.recipe import CandidateRecipe, DataRecipe, Recipe, Run, read_recipe, run_recipe
 from workbench.transforms import transform
 from workbench.trial import try_package
 from workbench.workspace import Workspace, read_json, write_bytes

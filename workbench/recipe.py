@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -13,9 +12,10 @@ from typing import Annotated, Any
 import yaml
 
 from workbench.backends import build_engine
-from workbench.comparison import Candidate, Choice, ChoiceOptions, Comparison, Row, choose, compare
+from workbench.comparison import Candidate, Choice, ChoiceOptions, Comparison, choose, compare
 from workbench.errors import GateError, RecipeError, WorkbenchError
 from workbench.exporters import Package, export_package
+from workbench.gates import GateResult, Gates, evaluate_gates
 from workbench.importers import load_dataset, load_model
 from workbench.jobs import Progress, part_of, silent
 from workbench.measure.latency import LatencyOptions
@@ -26,7 +26,6 @@ from workbench.transforms import transform
 from workbench.workspace import Workspace, fingerprint, write_json
 
 ORIGINAL = "original"
-_ROUNDING = 1e-9  # a loss of exactly 1 point may come out as 1.0000000000000009
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,6 @@ class CandidateRecipe:
     ] = ()
     backend: Annotated[str, option("What runs it.")] = "onnxruntime"
     options: Annotated[dict[str, Any], option("Options of the backend.")] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Gates:
-    """Limits that the chosen candidate must keep; a run that misses one fails."""
-
-    min_accuracy: Annotated[float, option("Smallest top-1.", minimum=0, maximum=100, unit="%")] | None = None
-    max_accuracy_drop: (
-        Annotated[float, option("Largest loss against the original.", minimum=0, maximum=100, unit="points")] | None
-    ) = None
-    max_p50_ms: Annotated[float, option("Largest median latency.", minimum=0, unit="ms")] | None = None
-    max_p99_ms: Annotated[float, option("Largest 99th percentile.", minimum=0, unit="ms")] | None = None
-    min_speedup: Annotated[float, option("Smallest speed-up against the original.", minimum=0, unit="×")] | None = None
-    max_size_mb: Annotated[float, option("Largest model.", minimum=0, unit="MB")] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,27 +72,6 @@ class Recipe:
     choose: Annotated[ChoiceOptions, option("What to look for.")] = field(default_factory=ChoiceOptions)
     gates: Annotated[Gates, option("Limits that fail the run.")] = field(default_factory=Gates)
     export: Annotated[ExportRecipe | None, option("How to pack the choice; nothing is packed without.")] = None
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """One limit and what was measured against it."""
-
-    gate: str
-    limit: float
-    measured: float | None
-    passed: bool
-
-    def __str__(self) -> str:
-        if self.measured is None:
-            return f"{self.gate}: limit {self.limit:g}, but nothing was measured to hold against it"
-        verdict = "kept" if self.passed else "missed"
-        return f"{self.gate}: {self.measured:.4g} against a limit of {self.limit:g}, {verdict} by {self.margin:.3g}"
-
-    @property
-    def margin(self) -> float:
-        """Distance from the limit, in the gate's unit."""
-        return abs(self.limit - (self.measured or 0.0))
 
 
 @dataclass(frozen=True)
@@ -254,29 +218,6 @@ def make_candidate(
             calibration = load_dataset(recipe.data.calibration, "calibration")
         model = transform(model, name, options, dataset=calibration, workspace=workspace, progress=report)
     return Candidate(wanted.name, build_engine(model, wanted.backend, wanted.options or recipe.options))
-
-
-def evaluate_gates(gates: Gates, comparison: Comparison, row: Row) -> tuple[GateResult, ...]:
-    """Holds the measured values of one row against the limits that are set."""
-    top1 = 100 * row.accuracy.top1.value if row.accuracy else None
-    measured: dict[str, float | None] = {
-        "min_accuracy": top1,
-        "max_accuracy_drop": comparison.accuracy_drop(row),
-        "max_p50_ms": row.latency.p50.value if row.latency.p50 else None,
-        "max_p99_ms": row.latency.p99.value if row.latency.p99 else None,
-        "min_speedup": row.speedup.value,
-        "max_size_mb": row.size_bytes / 1e6,
-    }
-    results = []
-    for gate in dataclasses.fields(gates):
-        limit = getattr(gates, gate.name)
-        value = measured[gate.name]
-        if limit is None:
-            continue
-        sign = 1 if gate.name.startswith("min") else -1
-        kept = value is not None and sign * (value - limit) >= -_ROUNDING
-        results.append(GateResult(gate.name, limit, value, kept))
-    return tuple(results)
 
 
 def _steps(candidate: CandidateRecipe, where: str = "the recipe") -> list[tuple[str, dict[str, Any]]]:

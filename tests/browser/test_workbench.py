@@ -128,7 +128,7 @@ def test_from_load_to_a_package_that_answers(
 def test_a_missing_file_and_a_cancelled_measurement_are_said_in_the_panel(
     open_notebook, tmp_path: pathlib.Path
 ) -> None:
-    page = open_notebook(APP.format(workspace=str(tmp_path)).replace("0.3}", "300, \"precision\": 0.1}"))
+    page = open_notebook(APP.format(workspace=str(tmp_path)).replace("0.3}", '300, "precision": 0.1}'))
     user = User(page, "errors")
     expect(user.button("Compare")).to_have_count(0, timeout=SLOW)
 

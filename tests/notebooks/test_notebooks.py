@@ -17,7 +17,12 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 def execute(notebook: str, folder: Path, **parameters: Any) -> subprocess.CompletedProcess[str]:
     """Runs a notebook in a folder of its own."""
     (folder / "parameters.yaml").write_text(yaml.safe_dump({"workspace": str(folder / "space"), **parameters}))
-    command = [*("papermill", str(NOTEBOOKS / notebook), str(folder / "out.ipynb")), "-k", "python3", "--no-progress-bar"]
+    command = [
+        *("papermill", str(NOTEBOOKS / notebook), str(folder / "out.ipynb")),
+        "-k",
+        "python3",
+        "--no-progress-bar",
+    ]
     command += ["-f", str(folder / "parameters.yaml")]
     return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=folder, timeout=150)
 

@@ -82,11 +82,10 @@ def test_percentile_calibration_cuts_outliers_off(tiny: Model, workspace: Worksp
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile"])
-@pytest.mark.parametrize("count", [7, 12])
 def test_any_number_of_samples_calibrates(
-    tmp_path: Path, model_file: Callable[..., Path], tiny: Model, workspace: Workspace, method: str, count: int
+    tmp_path: Path, model_file: Callable[..., Path], tiny: Model, workspace: Workspace, method: str
 ) -> None:
-    dataset = Dataset({"x": np.random.default_rng(0).random((count, 4), dtype=np.float32)})
+    dataset = Dataset({"x": np.random.default_rng(0).random((7, 4), dtype=np.float32)})
     fixed = load_model(model_file(tmp_path / "fixed.onnx", batch=5))
     for model in (tiny, fixed):
         made = transform(model, "quantize_static", {"calibration": method}, dataset=dataset, workspace=workspace)

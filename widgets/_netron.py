@@ -151,4 +151,5 @@ def _netron_files(files: tuple[str, ...]) -> bytes:
     """Packs Netron's own files, by name, as compressed JSON."""
     folder = importlib.resources.files("netron")
     texts = {name: (folder / name).read_text("utf-8") for name in (*_PAGE, *_CORE, *files)}
+    texts["workbench-frame.js"] = pathlib.Path(__file__).with_name("_netron_frame.js").read_text("utf-8")
     return gzip.compress(json.dumps(texts).encode(), compresslevel=6)

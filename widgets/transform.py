@@ -47,7 +47,7 @@ class Transform(Panel):
         self.name = w.Text(description="Name", placeholder="automatic", style=style, layout=width)
         self._about, self._slot = w.HTML(), w.VBox()
         missing = [plugin for plugin in list_plugins("transforms") if not plugin.available]
-        absent = w.HTML(_markup.note("\n".join(f"{plugin.name} {plugin.reason}" for plugin in missing)))
+        absent = w.HTML(_markup.note("\n".join(f"{plugin.name}: {plugin.reason}" for plugin in missing)))
         self._view = w.HTML(_markup.empty("Load a model, then press Apply to make the first variant."))
         form = w.VBox([self.kind, self._about, self.base, self._slot, self.name, absent])
         super().__init__(form, self._view, **traits)

@@ -23,7 +23,8 @@ class Plugin:
         name: What recipes and the command line call it.
         summary: First sentence of its docstring.
         missing: Packages that it needs and this machine lacks.
-        extra: Extra of this project that brings them.
+        extra: Extra that brings them.
+        fault: Why it cannot even be imported; empty if it can.
     """
 
     group: str
@@ -31,17 +32,20 @@ class Plugin:
     summary: str
     missing: tuple[str, ...] = ()
     extra: str = ""
+    fault: str = ""
 
     @property
     def available(self) -> bool:
         """Whether it can be used here."""
-        return not self.missing
+        return not self.missing and not self.fault
 
     @property
     def reason(self) -> str:
         """Why it cannot be used, and how to mend that; empty if it can."""
         if self.available:
             return ""
+        if self.fault:
+            return f"cannot be imported ({self.fault}): repair or remove the package that brings it"
         return f"needs {', '.join(self.missing)}: pip install 'deployment-workbench[{self.extra}]'"
 
 
@@ -62,6 +66,11 @@ def find_plugin(group: str, name: str) -> ModuleType:
     if name not in modules:
         raise PluginError(f"There is no '{name}' among the {group}.", suggest(name, sorted(modules)))
     plugin = _describe(group, name, modules[name])
+    if plugin.fault:
+        raise PluginError(
+            f"'{name}' among the {group} cannot be imported: {plugin.fault}.",
+            "Repair or remove the package that brings it.",
+        )
     if not plugin.available:
         raise MissingDependencyError(
             f"'{name}' needs {', '.join(plugin.missing)}, which this environment lacks.",
@@ -87,8 +96,11 @@ def _declared(group: str) -> tuple[tuple[str, str], ...]:
 
 
 def _describe(group: str, name: str, path: str) -> Plugin:
-    module = importlib.import_module(path)
-    requires: dict[str, str] = module.REQUIRES
+    try:
+        module = importlib.import_module(path)
+        requires: dict[str, str] = module.REQUIRES
+    except Exception as error:  # somebody else's: it must not take the others along
+        return Plugin(group, name, path, fault=f"{type(error).__name__}: {error}")
     missing = tuple(package for package in requires if importlib.util.find_spec(package) is None)
     summary = (module.__doc__ or "").strip().partition("\n")[0]
     return Plugin(group, name, summary, missing, requires[missing[0]] if missing else "")

@@ -23,6 +23,7 @@ from workbench.options import to_builtins
 
 T = TypeVar("T")
 
+_LAYOUT = 1  # part of every key; goes up when what is kept is written in another way
 ROOT_VARIABLE = "WORKBENCH_WORKSPACE"
 
 
@@ -61,7 +62,7 @@ class Workspace:
             key: Everything that decides its content, as plain values.
             make: Fills the empty folder it is given; if it raises, nothing stays.
         """
-        final = self.root / kind / fingerprint(key)
+        final = self.root / kind / fingerprint({"layout": _LAYOUT, **key})
         if not final.is_dir():
             try:
                 with new_directory(final, self.root / "tmp") as folder:
@@ -76,7 +77,7 @@ class Workspace:
         self, kind: str, key: Mapping[str, Any], cls: type[T], compute: Callable[[], T], *, fresh: bool = False
     ) -> T:
         """Returns a finished result of an earlier run unless `fresh`, or computes and keeps it."""
-        path = self.root / kind / f"{fingerprint(key)}.json"
+        path = self.root / kind / f"{fingerprint({'layout': _LAYOUT, **key})}.json"
         if path.is_file() and not fresh:
             with contextlib.suppress(msgspec.MsgspecError, OSError):  # damaged: compute it again
                 return read_json(path, cls)

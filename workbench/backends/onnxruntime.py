@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 REQUIRES = {"onnxruntime": "cpu"}
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it while it is imported
-
 
 @dataclass(frozen=True)
 class Options:
@@ -45,9 +43,7 @@ class Options:
 
 def devices() -> tuple[str, ...]:
     """The execution providers that this build of ONNX Runtime lists; listing one does not mean that it works here."""
-    import onnxruntime
-
-    return tuple(onnxruntime.get_available_providers())
+    return tuple(_runtime().get_available_providers())
 
 
 def build(model: Model, options: Options, progress: Progress) -> Engine:
@@ -56,8 +52,6 @@ def build(model: Model, options: Options, progress: Progress) -> Engine:
     Raises:
         ProviderError: This build of ONNX Runtime does not know the provider.
     """
-    import onnxruntime
-
     if options.provider not in devices():
         raise ProviderError(
             f"This ONNX Runtime has no {options.provider}: it knows {', '.join(devices())}.",
@@ -70,7 +64,7 @@ def build(model: Model, options: Options, progress: Progress) -> Engine:
         options=chosen,
         device=options.provider,
         path=model.path,
-        versions={"onnxruntime": onnxruntime.__version__},
+        versions={"onnxruntime": _runtime().__version__},
     )
 
 
@@ -83,6 +77,14 @@ def open_runner(engine: Engine) -> Iterator[SessionRunner]:
         ModelError: ONNX Runtime refuses the model.
     """
     yield SessionRunner(_open_session(engine), engine)
+
+
+def _runtime() -> Any:
+    """Imports onnxruntime, which reports its use to its makers unless it finds this variable by then."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
 
 
 class SessionRunner:
@@ -111,8 +113,7 @@ class SessionRunner:
 
 
 def _open_session(engine: Engine) -> onnxruntime.InferenceSession:
-    import onnxruntime as ort
-
+    ort = _runtime()
     ort.set_default_logger_severity(3)  # its warnings about the machine (no GPU found) are not the user's
     options = ort.SessionOptions()
     options.intra_op_num_threads = engine.options["threads"]

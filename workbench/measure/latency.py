@@ -25,6 +25,7 @@ from workbench.options import make_options, option
 _SHARES = (0.10, 0.50, 0.90, 0.95, 0.99)
 _ROUND_SECONDS = 0.04  # long enough to drown the switch between candidates, short enough for many rounds
 _MIN_ROUNDS = 10
+_FEWEST_ROUNDS = 3  # of a model so slow that no more fit: an interval over fewer rounds would mean nothing
 _MIN_SAMPLES = 500  # what the 99th percentile needs
 _STEADY = 0.05  # warm-up ends when two blocks in a row agree this well
 _WARMUP_BLOCKS = 40
@@ -35,7 +36,15 @@ class LatencyOptions:
     """How long and on what latency is measured."""
 
     batch: Annotated[int, option("Samples per inference.", minimum=1, maximum=4096, unit="samples")] = 1
-    seconds: Annotated[float, option("Time limit for each candidate.", minimum=0.2, maximum=3600, unit="s")] = 3.0
+    seconds: Annotated[
+        float,
+        option(
+            "Time limit for each candidate; twice that where fewer than 10 rounds fit.",
+            minimum=0.2,
+            maximum=3600,
+            unit="s",
+        ),
+    ] = 3.0
     precision: Annotated[
         float,
         option(
@@ -112,12 +121,14 @@ def measure_latency(
         OptionsError: An option has a value it cannot have, or the batch does not fit a model.
     """
     checked = make_options(LatencyOptions, options, "measure_latency")
+    if not engines:
+        raise OptionsError("measure_latency got no engines.", "Give it at least one.")
     with contextlib.ExitStack() as stack:
         stopwatches: list[_Stopwatch] = []
         for number, engine in enumerate(engines):
             share = part_of(progress, 0.2 * number / len(engines), 0.2 * (number + 1) / len(engines))
             worker = stack.enter_context(Worker(_time_rounds, engine, _feed(engine, dataset, checked.batch)))
-            stopwatches.append(_Stopwatch(engine, worker, share))
+            stopwatches.append(_Stopwatch(engine, worker, checked.seconds, share))
         _take_turns(stopwatches, checked, progress)
         return tuple(stopwatch.stats(checked) for stopwatch in stopwatches)
 
@@ -131,7 +142,8 @@ def _take_turns(stopwatches: Sequence[_Stopwatch], options: LatencyOptions, prog
         for stopwatch in (*stopwatches[first:], *stopwatches[:first]):
             stopwatch.run_round(progress, 0.2 + 0.8 * min(1.0, (time.monotonic() - start) / limit))
         number += 1
-        if number >= _MIN_ROUNDS and time.monotonic() - start > limit:
+        elapsed = time.monotonic() - start
+        if elapsed > (limit if number >= _MIN_ROUNDS else 2 * limit) and number >= _FEWEST_ROUNDS:
             return
         if number % 5 == 0 and number >= _MIN_ROUNDS and all(s.is_narrow(options) for s in stopwatches):
             return
@@ -140,7 +152,7 @@ def _take_turns(stopwatches: Sequence[_Stopwatch], options: LatencyOptions, prog
 class _Stopwatch:
     """One engine's worker and what it has measured so far."""
 
-    def __init__(self, engine: Engine, worker: Worker, progress: Progress) -> None:
+    def __init__(self, engine: Engine, worker: Worker, seconds: float, progress: Progress) -> None:
         self._worker = worker
         self._threads = engine.options.get("threads")
         self._rounds: list[NDArray[np.float64]] = []
@@ -149,7 +161,7 @@ class _Stopwatch:
         progress(0.0, f"opening {engine.model.name} on {engine.backend}")
         self._opened: _Opened = worker.receive(progress)
         self._warmup = 1
-        self._count = self._warm_up(progress)
+        self._count = self._warm_up(seconds / 2, progress)
 
     def run_round(self, progress: Progress, fraction: float) -> None:
         """Times one round."""
@@ -189,9 +201,9 @@ class _Stopwatch:
         )
         return stats
 
-    def _warm_up(self, progress: Progress) -> int:
-        """Runs until two blocks in a row agree; returns how many inferences make a round."""
-        count, last = 1, 0.0
+    def _warm_up(self, seconds: float, progress: Progress) -> int:
+        """Runs until two blocks in a row agree or the time is up; returns how many inferences make a round."""
+        count, last, end = 1, 0.0, time.monotonic() + seconds
         for _ in range(_WARMUP_BLOCKS):
             times, _, _ = self._ask(count, progress)
             self._warmup += count
@@ -200,6 +212,8 @@ class _Stopwatch:
                 break
             last = median
             count = int(np.clip(_ROUND_SECONDS * 1000 / max(median, 1e-3), 1, 4 * count))
+            if time.monotonic() > end:
+                break
         return count
 
     def _ask(self, count: int, progress: Progress) -> tuple[NDArray[np.float64], float, float]:

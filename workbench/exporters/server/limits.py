@@ -235,8 +235,12 @@ class _Receiver(asyncio.BufferedProtocol):
     """Lets the event loop write into a connection's buffer, which uvloop does not do for a class that is a Protocol."""
 
     def __init__(self, connection: Connection) -> None:
-        self.get_buffer = lambda sizehint: connection.buffer()
-        self.buffer_updated = connection.received
-        self.connection_lost = connection.connection_lost
-        self.pause_writing = connection.pause_writing
-        self.resume_writing = connection.resume_writing
+        methods = {
+            "get_buffer": lambda sizehint: connection.buffer(),
+            "buffer_updated": connection.received,
+            "connection_lost": connection.connection_lost,
+            "pause_writing": connection.pause_writing,
+            "resume_writing": connection.resume_writing,
+        }
+        for name, method in methods.items():  # on the instance: a call less for every piece that arrives
+            setattr(self, name, method)

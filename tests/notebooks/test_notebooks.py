@@ -54,15 +54,6 @@ def test_the_tour_ends_with_the_table_and_a_package_that_answered(tmp_path: Path
     assert "unpkg" not in report.read_text()
 
 
-def test_a_recipe_file_is_the_parameter_file_of_the_batch_notebook(tmp_path: Path) -> None:
-    recipe = yaml.safe_load((NOTEBOOKS / "recipe.yaml").read_text())
-    recipe["candidates"] = recipe["candidates"][:1]
-    recipe["latency"] = {"seconds": 0.3}
-    done = execute("batch.ipynb", tmp_path, **recipe)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "min_accuracy" in printed(tmp_path)
-
-
 def test_a_missed_gate_fails_the_batch_notebook_after_the_table(tmp_path: Path) -> None:
     done = execute("batch.ipynb", tmp_path, latency={"seconds": 0.3}, gates={"max_size_mb": 0.1})
     assert done.returncode != 0

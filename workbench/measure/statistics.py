@@ -70,7 +70,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Es
 
 
 def share_interval(hits: int, total: int) -> Estimate:
-    """A share with its Wilson score interval (Wilson, JASA 22, 1927; (4) in Brown, Cai & DasGupta, Stat. Sci. 16, 2001).
+    """A share with its Wilson score interval (Wilson, JASA 22, 1927; (4) in Brown et al., Stat. Sci. 16, 2001).
 
     By hand, since importing scipy.stats takes longer than everything else that scoring does.
     """

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
+INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e
 export WORKBENCH_WORKSPACE ?= $(CURDIR)/workbench-workspace
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -40,7 +41,7 @@ browser: .venv/installed
 	$(PYTHON) -m venv .venv || { rm -rf .venv; [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q python3-venv && $(PYTHON) -m venv .venv; } || { rm -rf .venv; echo "Install Python's venv module first: apt-get install python3-venv" >&2; exit 1; }
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA),dev]'
+	$(INSTALL) '.[$(EXTRA),dev]' || { [ $(EXTRA) = gpu ] && echo "The gpu extra cannot be installed here; going on with cpu." >&2 && $(INSTALL) '.[cpu,dev]'; }
 	@touch $@
 
 clean: ## removes what the other targets made here, the environment included

@@ -24,7 +24,7 @@ lint: .venv/installed ## types, style and layers
 	mypy && ruff check && ruff format --check && lint-imports
 
 lab: .venv/installed ## JupyterLab on the tour
-	jupyter lab notebooks/tour.ipynb
+	jupyter lab notebooks/tour.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 voila: .venv/installed ## the dashboard
 	voila notebooks/dashboard.ipynb --template=lab --token --MappingKernelManager.cull_idle_timeout=600 --MappingKernelManager.cull_interval=60

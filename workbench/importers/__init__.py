@@ -64,9 +64,11 @@ def importer_for(path: Path) -> str:
         raise ModelError(
             f"{path} cannot be read: {error.strerror}.", "Change its permissions, or copy it to a folder of yours."
         ) from None
+    if path.is_dir():
+        raise ModelError(f"{path.absolute()} is a folder, not a model file.", "Give the model file inside it.")
     if path.suffix.lower() not in suffixes:
         raise ModelError(
-            f"{path.name} ends in '{path.suffix}', which no importer reads.",
+            f"{path} ends in '{path.suffix}', which no importer reads.",
             f"Formats: {', '.join(sorted(suffixes))}. Rename the file if it is one of these.",
         )
     return suffixes[path.suffix.lower()]

@@ -49,7 +49,7 @@ def transform(
         if dataset is None:
             raise DatasetError(
                 f"{name} needs calibration samples, and none were given.",
-                "Pass dataset=…: about 100 typical inputs, no labels needed.",
+                "Pass dataset=… (--data on the command line): about 100 typical inputs, no labels needed.",
             )
         dataset.check_fits(model)
     else:

@@ -9,11 +9,28 @@ from bokeh.embed import file_html
 from bokeh.models import ColumnDataSource, HoverTool, Legend, LegendItem, TapTool
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
+from bokeh.themes import Theme
 
 from workbench.comparison import Comparison, pareto_front
 
 # Okabe and Ito's colours that stand out from both a white and a dark page.
 _COLORS = ("#2f86c9", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
+
+
+# A saved plot does not know the page that it will stand on: middle greys can be read on white and on black.
+_GREY = "#8a8a8a"
+_AXIS_PARTS = ("axis_line", "axis_label_text", "major_label_text", "major_tick_line", "minor_tick_line")
+_ON_ANY_PAGE = Theme(
+    json={
+        "attrs": {
+            "Plot": {"background_fill_color": None, "border_fill_color": None, "outline_line_color": _GREY},
+            "Title": {"text_color": _GREY},
+            "Axis": {f"{part}_color": _GREY for part in _AXIS_PARTS},
+            "Grid": {"grid_line_color": _GREY, "grid_line_alpha": 0.25},
+            "Legend": {"label_text_color": _GREY},
+        }
+    }
+)
 
 
 def candidate_color(number: int) -> str:
@@ -101,8 +118,8 @@ def front_figure(comparison: Comparison, *, height: int = 320) -> tuple[figure, 
 
 def static_html(plot: figure, *, height: int = 360) -> str:
     """A figure as HTML that lives without a kernel or a network; it can be zoomed but selects nothing elsewhere."""
-    page = file_html(plot, INLINE, "plot")
+    page = file_html(plot, INLINE, "plot", theme=_ON_ANY_PAGE)
     return (
         f'<div><iframe srcdoc="{html.escape(page)}" title="plot" sandbox="allow-scripts" '
-        f'style="width:100%;height:{height}px;border:0;background:#fff"></iframe></div>'
+        f'style="width:100%;height:{height}px;border:0;color-scheme:light"></iframe></div>'
     )

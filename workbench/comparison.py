@@ -238,7 +238,8 @@ def choose(comparison: Comparison, options: Mapping[str, Any] | ChoiceOptions | 
         if drop > wanted.max_accuracy_drop + 1e-9:
             rejected[row.name] = f"loses {drop:.2f} points, over the budget of {wanted.max_accuracy_drop:g}"
         elif row.speedup.high < 1:
-            rejected[row.name] = f"is slower than the original ({row.speedup.value:.2f} ×)"
+            verdict = "slower" if row.speedup.value < 0.99 else "not faster"
+            rejected[row.name] = f"is {verdict} than the original ({row.speedup.value:.2f} ×)"
         elif wanted.prefer == "latency" and row.speedup.low <= 1:
             rejected[row.name] = f"is not clearly faster than the original ({row.speedup.value:.2f} ×)"
         else:

@@ -70,7 +70,7 @@ def brightness(element: Locator, what: str) -> float:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_from_load_to_a_package_that_answers(
-    open_notebook, theme: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest
+    open_notebook, theme: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest, requests_elsewhere
 ) -> None:
     page = open_notebook(APP.format(workspace=str(tmp_path)), theme=theme)
     user = User(page, request.node.name.split("[")[1].rstrip("]"))
@@ -123,6 +123,8 @@ def test_from_load_to_a_package_that_answers(
         brightness(page.locator(".wb-panel:visible"), "backgroundColor"),
     )
     assert text > ground + 100 if theme == "dark" else ground > text + 100
+    # Voila's own template asks for a style sheet of icons; nothing of ours asks for anything.
+    assert [address for address in requests_elsewhere if "fontawesome" not in address] == []
 
 
 def test_a_missing_file_and_a_cancelled_measurement_are_said_in_the_panel(

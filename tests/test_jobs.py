@@ -140,10 +140,3 @@ def test_files_in_the_current_folder_do_not_stand_in_for_modules(
 
 def test_a_worker_imports_nothing_heavy_on_its_own(tasks: ModuleType) -> None:
     assert not {"numpy", "onnx", "onnxruntime"} & set(jobs.run(tasks.list_modules))
-
-
-def test_several_workers_answer_side_by_side(tasks: ModuleType) -> None:
-    with jobs.workers([(tasks.echo, ("left",)), (tasks.echo, ("right",))]) as both:
-        for worker in both:
-            worker.send("hello")
-        assert [worker.receive() for worker in both] == ["left hello", "right hello"]

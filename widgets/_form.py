@@ -11,7 +11,8 @@ import traitlets as t
 
 from workbench.options import OptionField, make_options, option_fields, to_builtins
 
-_LABEL = {"description_width": "132px"}
+LABEL_STYLE = {"description_width": "132px"}
+FIELD_WIDTH = "320px"
 
 
 class OptionsForm(w.VBox):
@@ -58,8 +59,7 @@ class OptionsForm(w.VBox):
 
     def changed(self) -> dict[str, Any]:
         """The values that differ from the defaults: what a recipe has to say."""
-        defaults = to_builtins(self._cls())
-        return {name: value for name, value in self.values.items() if value != defaults[name]}
+        return changed_options(self._cls, self.values)
 
     def _read(self) -> dict[str, Any]:
         return {name: _from_control(self._fields[name], control.value) for name, control in self._controls.items()}
@@ -68,12 +68,18 @@ class OptionsForm(w.VBox):
         self.values = self._read()
 
 
+def changed_options(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that differ from the defaults of an Options dataclass."""
+    defaults = to_builtins(cls())
+    return {name: value for name, value in to_builtins(values).items() if value != defaults[name]}
+
+
 def _control(field: OptionField, choices: Sequence[str]) -> w.Widget:
     shared: dict[str, Any] = {
         "description": field.label,
         "tooltip": field.help,
-        "style": _LABEL,
-        "layout": w.Layout(width="320px"),
+        "style": LABEL_STYLE,
+        "layout": w.Layout(width=FIELD_WIDTH),
     }
     if choices:
         default = field.default if field.default in choices else choices[0]

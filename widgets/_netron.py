@@ -44,7 +44,7 @@ class NetronView(anywidget.AnyWidget):
 
     Netron's scripts come from the installed package and travel, with a copy of the model without its
     weights, over the widget's own channel into a sandboxed frame that cannot reach the network. It
-    therefore works wherever widgets do: JupyterLab, standalone Voila, behind a proxy, offline.
+    therefore works wherever widgets do: JupyterLab, standalone Voila, under a base URL with a token, offline.
 
     Problems are shown in the widget, in `status` and `message`, rather than raised.
 

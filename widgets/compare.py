@@ -10,12 +10,12 @@ import yaml
 
 from widgets import _markup
 from widgets._bokeh import BokehPane
-from widgets._form import OptionsForm
+from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
 from widgets._panel import Panel, Work
 from widgets._plots import candidate_color, front_figure
 from widgets._table import ResultTable
 from workbench.backends import build_engine
-from workbench.comparison import Candidate, Choice, ChoiceOptions, Comparison, choose, compare, pareto_front
+from workbench.comparison import ORIGINAL, Candidate, Choice, ChoiceOptions, Comparison, choose, compare, pareto_front
 from workbench.dataset import Dataset
 from workbench.errors import DatasetError, ModelError
 from workbench.jobs import Progress
@@ -23,8 +23,6 @@ from workbench.measure.latency import LatencyOptions
 from workbench.model import Model
 from workbench.plugins import find_plugin, list_plugins
 from workbench.report import HEADINGS, comparison_html, footnote, table_row
-
-_ORIGINAL = "original"
 
 
 class Compare(Panel):
@@ -48,8 +46,8 @@ class Compare(Panel):
         self.backend = w.Dropdown(
             description="Backend",
             options=backends,
-            style={"description_width": "132px"},
-            layout=w.Layout(width="320px"),
+            style=LABEL_STYLE,
+            layout=w.Layout(width=FIELD_WIDTH),
         )
         self._forms = {name: _backend_form(name) for name in backends}
         self.latency = OptionsForm(LatencyOptions)
@@ -58,7 +56,7 @@ class Compare(Panel):
             description="Measure again",
             tooltip="Do not reuse an earlier result",
             indent=True,
-            style={"description_width": "132px"},
+            style=LABEL_STYLE,
             layout=w.Layout(width="360px"),
         )
         self._slot = w.VBox()
@@ -100,7 +98,7 @@ class Compare(Panel):
             raise ModelError("There is no model to measure.", "Load one first.")
         if self.evaluation is None:
             raise DatasetError("There are no samples to score on.", "Load evaluation samples with the model.")
-        named = [(_ORIGINAL, self.model), *self.variants]
+        named = [(ORIGINAL, self.model), *self.variants]
         backend, options, latency = self.backend.value, self.options.values, self.latency.values
         evaluation, fresh = self.evaluation, self.fresh.value
 
@@ -118,10 +116,9 @@ class Compare(Panel):
     def code(self) -> tuple[str, str]:
         """Measuring and choosing as Python and as part of a recipe."""
         options, latency, budget = self.options.changed(), self.latency.changed(), self.budget.changed()
-        names = "".join(
-            f"    wb.Candidate({name!r}, wb.build_engine({variable}, {self.backend.value!r}, options)),\n"
-            for name, variable in [(_ORIGINAL, "model"), *((name, "variant") for name, _ in self.variants)]
-        )
+        models = {ORIGINAL: "model", **{name: f"variants[{name!r}]" for name, _ in self.variants}}
+        built = f"{self.backend.value!r}, options"
+        names = "".join(f"    wb.Candidate({n!r}, wb.build_engine({m}, {built})),\n" for n, m in models.items())
         python = (
             f"import workbench as wb\n\noptions = {options!r}\ncandidates = [\n{names}]\n"
             f"comparison = wb.compare(candidates, evaluation, {latency!r})\n"

@@ -10,7 +10,7 @@ import traitlets as t
 import yaml
 
 from widgets import _markup
-from widgets._form import OptionsForm
+from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
 from widgets._panel import Panel, Work
 from workbench.comparison import Choice, Comparison
 from workbench.dataset import Dataset
@@ -37,7 +37,7 @@ class Export(Panel):
 
     def __init__(self, **traits: Any) -> None:
         exporters = [plugin.name for plugin in list_plugins("exporters") if plugin.available]
-        style, width = {"description_width": "132px"}, w.Layout(width="320px")
+        style, width = LABEL_STYLE, w.Layout(width=FIELD_WIDTH)
         self.candidate = w.Dropdown(description="Candidate", options=[], style=style, layout=width)
         self.exporter = w.Dropdown(description="Package", options=exporters, style=style, layout=width)
         self.directory = w.Text(description="Folder", placeholder="in the workspace", style=style, layout=width)
@@ -109,7 +109,7 @@ class Export(Panel):
         changed = self.options.changed()
         folder = self.directory.value.strip()
         arguments = [f"row.candidate, {self.exporter.value!r}", *([repr(changed)] if changed else [])]
-        arguments += ["sample=evaluation", "measured=row", *([f"directory=Path({folder!r})"] if folder else [])]
+        arguments += ["sample=evaluation", "measured=row", *([f"directory={folder!r}"] if folder else [])]
         python = (
             f"import workbench as wb\n\nrow = comparison[{self.candidate.value or ''!r}]\n"
             f"package = wb.export_package({', '.join(arguments)})\nprint(wb.try_package(package))"

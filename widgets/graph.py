@@ -10,11 +10,10 @@ import traitlets as t
 from widgets import _markup
 from widgets._netron import NetronView
 from widgets._panel import Static, check_traits
+from workbench.comparison import ORIGINAL
 from workbench.graph import summarize_graph
 from workbench.model import Model
 from workbench.report import format_size
-
-_ORIGINAL = "original"
 
 
 class Graph(Static):
@@ -67,7 +66,7 @@ class Graph(Static):
             self._choice.options = ()
             return
         before = self._choice.value
-        options = [(_ORIGINAL, self.model), *self.variants]
+        options = [(ORIGINAL, self.model), *self.variants]
         self._choice.options = options
         self._choice.value = before if before in [model for _, model in options] else self.model
 

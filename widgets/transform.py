@@ -9,17 +9,16 @@ import traitlets as t
 import yaml
 
 from widgets import _markup
-from widgets._form import OptionsForm
+from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm, changed_options
 from widgets._panel import Panel, Work
+from workbench.comparison import ORIGINAL
 from workbench.dataset import Dataset
 from workbench.errors import ModelError
 from workbench.jobs import Progress
-from workbench.model import Model
+from workbench.model import Model, Step
 from workbench.plugins import find_plugin, list_plugins
 from workbench.report import format_size
 from workbench.transforms import transform
-
-_ORIGINAL = "original"
 
 
 class Transform(Panel):
@@ -40,10 +39,10 @@ class Transform(Panel):
         self._summaries = {plugin.name: plugin.summary for plugin in plugins}
         self._forms = {plugin.name: OptionsForm(find_plugin("transforms", plugin.name).Options) for plugin in plugins}
         default = "quantize_static" if "quantize_static" in self._forms else plugins[0].name
-        style = {"description_width": "132px"}
-        width = w.Layout(width="320px")
+        style = LABEL_STYLE
+        width = w.Layout(width=FIELD_WIDTH)
         self.kind = w.Dropdown(description="Transform", options=names, value=default, style=style, layout=width)
-        self.base = w.Dropdown(description="Apply to", options=[_ORIGINAL], style=style, layout=width)
+        self.base = w.Dropdown(description="Apply to", options=[ORIGINAL], style=style, layout=width)
         self.name = w.Text(description="Name", placeholder="automatic", style=style, layout=width)
         self._about, self._slot = w.HTML(), w.VBox()
         missing = [plugin for plugin in list_plugins("transforms") if not plugin.available]
@@ -81,15 +80,22 @@ class Transform(Panel):
         self.variants = (*self.variants, result)
 
     def code(self) -> tuple[str, str]:
-        """The transform as Python and as a candidate of a recipe."""
-        kind, changed = self.kind.value, self.options.changed()
-        needs = find_plugin("transforms", kind).NEEDS_DATASET
-        arguments = ["model", repr(kind), *([repr(changed)] if changed else [])]
-        arguments += ["dataset=calibration"] if needs else []
-        step: Any = {kind: changed} if changed else kind
-        candidate = {"name": self._free_name(), "transforms": [step]}
-        python = f"import workbench as wb\n\nvariant = wb.transform({', '.join(arguments)})"
-        return python, yaml.safe_dump({"candidates": [candidate]}, sort_keys=False)
+        """Every variant as Python and as candidates of a recipe; before there is one, what the form would make."""
+        made = [(name, model.history) for name, model in self.variants]
+        pending = (self._free_name(), (Step(self.kind.value, self.options.values),))
+        lines, candidates = ["import workbench as wb", "", "variants = {}"], []
+        for name, history in made or [pending]:
+            steps: list[Any] = []
+            for number, step in enumerate(history):
+                plugin = find_plugin("transforms", step.transform)
+                changed = changed_options(plugin.Options, step.options)
+                source = f"variants[{name!r}]" if number else "model"
+                arguments = [source, repr(step.transform), *([repr(changed)] if changed else [])]
+                arguments += ["dataset=calibration"] if plugin.NEEDS_DATASET else []
+                lines.append(f"variants[{name!r}] = wb.transform({', '.join(arguments)})")
+                steps.append({step.transform: changed} if changed else step.transform)
+            candidates.append({"name": name, "transforms": steps})
+        return "\n".join(lines), yaml.safe_dump({"candidates": candidates}, sort_keys=False)
 
     def summary(self) -> str:
         """The variants made so far."""
@@ -97,7 +103,7 @@ class Transform(Panel):
 
     def _free_name(self) -> str:
         wanted = self.name.value.strip() or self.kind.value.replace("_", " ")
-        taken = {_ORIGINAL, *(name for name, _ in self.variants)}
+        taken = {ORIGINAL, *(name for name, _ in self.variants)}
         numbered = (wanted if number == 1 else f"{wanted} {number}" for number in range(1, len(taken) + 2))
         return next(name for name in numbered if name not in taken)
 
@@ -109,7 +115,7 @@ class Transform(Panel):
         self.variants = ()
 
     def _list(self) -> None:
-        self.base.options = [_ORIGINAL, *(name for name, _ in self.variants)]
+        self.base.options = [ORIGINAL, *(name for name, _ in self.variants)]
         if not self.variants or self.model is None:
             self._view.value = _markup.empty("Press Apply to make the first variant.")
             return

@@ -26,6 +26,8 @@ from workbench.measure.statistics import Estimate, paired_ratio
 from workbench.options import make_options, option, to_builtins
 from workbench.workspace import Workspace
 
+ORIGINAL = "original"  # name of the candidate that the others are compared with
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -196,10 +196,3 @@ def _end_with_parent() -> None:
     while os.read(0, 1):  # sys.stdin would hold a lock that the interpreter waits for at its end
         pass
     os.killpg(0, signal.SIGKILL)  # this process and all that it started
-
-
-@contextlib.contextmanager
-def workers(calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> Iterator[list[Worker]]:
-    """Starts several workers at once and ends them all together."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Worker(function, *args)) for function, args in calls]

@@ -74,6 +74,12 @@ class Model:
     history: tuple[Step, ...] = ()
     source: str = "onnx"
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the model takes; None if it takes any."""
+        sizes = (spec.shape[0] for spec in self.inputs if spec.shape)
+        return next((size for size in sizes if isinstance(size, int)), None)
+
     @cached_property
     def sha256(self) -> str:
         """Hash of the file and its external data: what caches and manifests know the model by."""
@@ -110,23 +116,39 @@ def read_model(path: Path, *, name: str = "", history: tuple[Step, ...] = (), so
     )
 
 
+def check_file(path: Path) -> None:
+    """Refuses what is no file, before anything tries to read it.
+
+    Raises:
+        ModelError: There is nothing, a folder, or something that is not a file.
+    """
+    try:
+        kind = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"There is no file {path}.", "Check the path, or choose the file with Browse.") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if stat.S_ISDIR(kind):
+        raise ModelError(f"{path.absolute()} is a folder, not a model file.", "Give the model file inside it.")
+    if not stat.S_ISREG(kind):
+        raise ModelError(f"{path} is not a regular file.", "Copy the model into a file first.")
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError(
+        f"{path} cannot be read: {error.strerror}.", "Change its permissions, or copy it to a folder of yours."
+    )
+
+
 def _parse(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
+    check_file(path)
     try:
-        kind = path.stat().st_mode
-        if stat.S_ISDIR(kind):
-            raise ModelError(f"{path} is a folder, not a model file.", "Give the .onnx file inside it.")
-        if not stat.S_ISREG(kind):
-            raise ModelError(f"{path} is not a regular file.", "Copy the model into a file first.")
         content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"There is no file {path}.", "Check the path, or choose the file with Browse.") from None
     except OSError as error:
-        raise ModelError(
-            f"{path} cannot be read: {error.strerror}.", "Change its permissions, or copy it to a folder of yours."
-        ) from None
+        raise _unreadable(path, error) from None
     if not content:
         raise ModelError(f"{path} is empty (0 bytes).", "Export or copy the model again.")
     remedy = "Export it again as ONNX, and compare its size with the original's if it was copied."

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import yaml
 
 from workbench.backends import build_engine
-from workbench.comparison import Candidate, Choice, ChoiceOptions, Comparison, choose, compare
+from workbench.comparison import ORIGINAL, Candidate, Choice, ChoiceOptions, Comparison, choose, compare
 from workbench.errors import GateError, RecipeError, WorkbenchError
 from workbench.exporters import Package, export_package
 from workbench.gates import GateResult, Gates, evaluate_gates
@@ -24,8 +24,6 @@ from workbench.options import make_options, option, to_builtins
 from workbench.plugins import find_plugin
 from workbench.transforms import transform
 from workbench.workspace import Workspace, fingerprint, write_json
-
-ORIGINAL = "original"
 
 
 @dataclass(frozen=True)

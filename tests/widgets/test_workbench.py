@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import yaml
 from widgets import Compare, Export, Graph, Load, Transform, Workbench
 from widgets._plots import front_data, static_html
 from workbench.errors import DatasetError, ExportError, ModelError, WorkspaceError
+from workbench.model import Step
 from workbench.recipe import read_recipe
 
 FAST = {"seconds": 0.3}
@@ -113,9 +116,26 @@ def test_shown_recipe_steps_together_are_a_recipe(app: Workbench) -> None:
     assert recipe.latency.seconds == FAST["seconds"]
 
 
-def test_shown_python_compiles(app: Workbench) -> None:
+def test_shown_python_does_what_was_clicked(app: Workbench, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    app.export.directory.value = str(tmp_path / "package")
+    names: dict[str, Any] = {}
     for panel in (app.load, app.transform, app.compare, app.export):
-        compile(panel.code()[0], "shown", "exec")
+        exec(panel.code()[0], names)  # what a user pastes into cells one after the other
+    app.export.directory.value = ""
+    shown = {row.name: row.size_bytes for row in names["comparison"].rows}
+    assert app.compare.comparison is not None
+    assert shown == {row.name: row.size_bytes for row in app.compare.comparison.rows}
+    assert (tmp_path / "package" / "serve.py").is_file()
+    assert "matches=True" in capsys.readouterr().out
+
+
+def test_shown_code_of_a_chain_names_every_step(app: Workbench) -> None:
+    assert app.load.model is not None
+    chained = replace(app.load.model, history=(Step("float16"), Step("quantize_dynamic", {"convolutions": True})))
+    python, recipe = Transform(model=app.load.model, variants=(("both", chained),)).code()
+    assert "wb.transform(variants['both'], 'quantize_dynamic', {'convolutions': True})" in python
+    [candidate] = yaml.safe_load(recipe)["candidates"]
+    assert candidate["transforms"] == ["float16", {"quantize_dynamic": {"convolutions": True}}]
 
 
 def test_a_new_model_forgets_the_variants_of_the_old_one(app: Workbench, tmp_path: Path) -> None:

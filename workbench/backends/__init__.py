@@ -97,8 +97,8 @@ def engine_key(engine: Engine) -> dict[str, Any]:
 
 
 def _predict(engine: Engine, dataset: Dataset, batch: int, progress: Progress) -> dict[str, NDArray[Any]]:
-    fixed = [spec.shape[0] for spec in engine.model.inputs if spec.shape and isinstance(spec.shape[0], int)]
-    size = int(fixed[0]) if fixed else batch
+    fixed = engine.model.fixed_batch
+    size = fixed or batch
     parts: list[dict[str, NDArray[Any]]] = []
     done = 0
     with open_runner(engine) as runner:

@@ -69,7 +69,7 @@ def export_package(
     *,
     sample: Dataset,
     measured: Row | None = None,
-    directory: Path | None = None,
+    directory: str | Path | None = None,
     workspace: Workspace | None = None,
     progress: Progress = silent,
 ) -> Package:
@@ -93,8 +93,7 @@ def export_package(
     plugin = find_plugin("exporters", exporter)
     checked = make_options(plugin.Options, options, f"exporter {exporter}")
     workspace = workspace or Workspace()
-    fixed = [spec.shape[0] for spec in candidate.engine.model.inputs if spec.shape and not spec.dynamic_batch]
-    one = sample.take(int(fixed[0]) if fixed else 1)
+    one = sample.take(candidate.engine.model.fixed_batch or 1)
     answer = predict(candidate.engine, one, batch=len(one), workspace=workspace, progress=part_of(progress, 0.0, 0.7))
     contents = Contents(candidate, _slug(candidate.engine.model.name), one.inputs, answer, measured)
     if directory is None:

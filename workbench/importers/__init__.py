@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from workbench.dataset import Dataset, read_npz
 from workbench.errors import ModelError
-from workbench.model import Model
+from workbench.model import Model, check_file
 from workbench.options import make_options
 from workbench.plugins import find_plugin, list_plugins
 from workbench.samples import SAMPLE_PREFIX, sample_dataset, sample_model_path
@@ -56,16 +56,7 @@ def importer_for(path: Path) -> str:
         ModelError: None does.
     """
     suffixes = model_suffixes()
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"There is no file {path}.", "Check the path, or choose the file with Browse.") from None
-    except OSError as error:
-        raise ModelError(
-            f"{path} cannot be read: {error.strerror}.", "Change its permissions, or copy it to a folder of yours."
-        ) from None
-    if path.is_dir():
-        raise ModelError(f"{path.absolute()} is a folder, not a model file.", "Give the model file inside it.")
+    check_file(path)
     if path.suffix.lower() not in suffixes:
         raise ModelError(
             f"{path} ends in '{path.suffix}', which no importer reads.",

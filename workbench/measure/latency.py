@@ -238,12 +238,12 @@ def _caveats(
 
 
 def _feed(engine: Engine, dataset: Dataset | None, batch: int) -> dict[str, NDArray[Any]]:
-    for spec in engine.model.inputs:
-        if spec.shape and isinstance(spec.shape[0], int) and spec.shape[0] != batch:
-            raise OptionsError(
-                f"{engine.model.name} has a fixed batch of {spec.shape[0]}; it cannot be measured at batch {batch}.",
-                f"Set batch to {spec.shape[0]}, or export the model with a dynamic batch.",
-            )
+    fixed = engine.model.fixed_batch
+    if fixed not in (None, batch):
+        raise OptionsError(
+            f"{engine.model.name} has a fixed batch of {fixed}; it cannot be measured at batch {batch}.",
+            f"Set batch to {fixed}, or export the model with a dynamic batch.",
+        )
     if dataset is None:
         return random_feed(engine.model, batch)
     dataset.check_fits(engine.model)

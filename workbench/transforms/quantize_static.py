@@ -77,7 +77,7 @@ class _Reader:
     """Hands the samples to onnxruntime's calibrator batch by batch; it takes any object with `get_next`."""
 
     def __init__(self, dataset: Dataset, batch: int, progress: Progress) -> None:
-        self._dataset, self._batch, self._progress = dataset, batch, progress
+        self._dataset, self._progress = dataset, progress
         self._batches: Iterator[dict[str, Any]] = dataset.batches(batch)
         self._seen = 0
 
@@ -98,9 +98,7 @@ class _Reader:
 def _whole_batches(dataset: Dataset, model: Model) -> tuple[Dataset, int]:
     """Samples and batch size without a shorter last batch, which the calibrators cannot take."""
     count = len(dataset)
-    sizes = [spec.shape[0] for spec in model.inputs if spec.shape]
-    fixed = next((size for size in sizes if isinstance(size, int)), None)
-    batch = fixed or next(size for size in range(min(_BATCH, count), 0, -1) if count % size == 0)
+    batch = model.fixed_batch or next(size for size in range(min(_BATCH, count), 0, -1) if count % size == 0)
     if count < batch:
         raise DatasetError(
             f"{dataset.name} has {count} samples to calibrate with, and {model.name} takes {batch} at a time.",

@@ -1,12 +1,12 @@
-"""The graph of an ONNX file without its weights: small enough to send to a browser."""
+"""The graph of an ONNX file without its weights: small enough to send to a browser, and to infer shapes on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import ModelError
+from workbench.model import all_tensors
 
 if TYPE_CHECKING:
     import onnx
@@ -19,7 +19,7 @@ def without_weights(path: Path, keep_bytes: int = 1024) -> bytes:
     """Serializes the graph of an ONNX model, leaving out every big tensor.
 
     Tensors keep their name, type and shape. External data files are never opened, so a model of many
-    gigabytes costs no more than its graph.
+    gigabytes costs no more than its graph. Nodes have the names of `workbench.graph.NodeSummary`.
 
     Args:
         path: The ``.onnx`` file.
@@ -27,6 +27,15 @@ def without_weights(path: Path, keep_bytes: int = 1024) -> bytes:
 
     Returns:
         The serialized ``ModelProto``.
+
+    Raises:
+        ModelError: The file does not hold an ONNX model.
+    """
+    return bytes(read_skeleton(path, keep_bytes).SerializeToString())
+
+
+def read_skeleton(path: Path, keep_bytes: int = 1024) -> onnx.ModelProto:
+    """Reads the graph of an ONNX model as `without_weights` does, and returns it unserialized.
 
     Raises:
         ModelError: The file does not hold an ONNX model.
@@ -40,10 +49,11 @@ def without_weights(path: Path, keep_bytes: int = 1024) -> bytes:
         raise ModelError(f"{path.name} is not an ONNX model.", "Check that the file is complete.") from None
     if not model.HasField("graph"):
         raise ModelError(f"{path.name} holds no graph.", "Check that it is an ONNX model and complete.")
-    for tensor in _tensors_of_model(model):
+    for tensor in all_tensors(model):
         if tensor.data_location != onnx.TensorProto.EXTERNAL and tensor.ByteSize() > keep_bytes:
             _empty(tensor)
-    return bytes(model.SerializeToString())
+    _name_nodes(model.graph)
+    return model
 
 
 def _empty(tensor: onnx.TensorProto) -> None:
@@ -56,39 +66,18 @@ def _empty(tensor: onnx.TensorProto) -> None:
     tensor.external_data.add(key="location", value=_REMOVED)
 
 
-def _tensors_of_model(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from _tensors_of_graph(model.graph)
-    for function in model.functions:
-        for node in function.node:
-            yield from _tensors_of_node(node)
-        for attribute in function.attribute_proto:
-            yield from _tensors_of_attribute(attribute)
-    for training in model.training_info:
-        yield from _tensors_of_graph(training.initialization)
-        yield from _tensors_of_graph(training.algorithm)
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Gives every node of the graph a name of its own, so that viewers, tables and comparisons speak of the same.
 
-
-def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        yield from _tensors_of_node(node)
-
-
-def _tensors_of_node(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
-    for attribute in node.attribute:
-        yield from _tensors_of_attribute(attribute)
-
-
-def _tensors_of_attribute(attribute: onnx.AttributeProto) -> Iterator[onnx.TensorProto]:
-    if attribute.HasField("t"):
-        yield attribute.t
-    yield from attribute.tensors
-    sparse_tensors = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-    for sparse in [*sparse_tensors, *attribute.sparse_tensors]:
-        yield from (sparse.values, sparse.indices)
-    if attribute.HasField("g"):
-        yield from _tensors_of_graph(attribute.g)
-    for graph in attribute.graphs:
-        yield from _tensors_of_graph(graph)
+    A node keeps its name; one without takes its first output's, and whatever occurs again gets a number.
+    """
+    wanted = [node.name or next(filter(None, node.output), node.op_type) for node in graph.node]
+    taken, last = set(wanted), dict.fromkeys(wanted, 0)
+    for node, name in zip(graph.node, wanted, strict=True):
+        last[name] += 1
+        unique = name
+        while last[name] > 1 and unique in taken:
+            unique = f"{name}_{last[name]}"
+            last[name] += unique in taken
+        taken.add(unique)
+        node.name = unique

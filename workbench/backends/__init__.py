@@ -15,7 +15,8 @@ from workbench.engine import Engine, Runner
 from workbench.jobs import Progress, silent
 from workbench.model import Model
 from workbench.options import make_options
-from workbench.plugins import find_plugin
+from workbench.plugins import find_plugin, list_plugins
+from workbench.support import Unsupported
 from workbench.workspace import Workspace, writing
 
 
@@ -83,6 +84,30 @@ def predict(
     folder = (workspace or Workspace()).artifact("outputs", key, make)
     with np.load(folder / "outputs.npz") as archive:
         return {name: archive[f"arr_{number}"] for number, name in enumerate(names)}
+
+
+def find_unsupported(model: Model, *, progress: Progress = silent) -> dict[str, tuple[Unsupported, ...]]:
+    """Finds, for each installed backend that can tell, the operators of a model that it does not run.
+
+    Args:
+        model: Any model; its weights are not read.
+        progress: Called with the share done and a short text; may raise to cancel.
+
+    Returns:
+        By backend, what it does not run; nothing where it runs everything.
+    """
+    # A subprocess: libraries have been seen to crash on models of strangers.
+    return {
+        plugin.name: jobs.run(_unsupported, plugin.name, model, progress=progress)
+        for plugin in list_plugins("backends")
+        if plugin.available and hasattr(find_plugin("backends", plugin.name), "unsupported")
+    }
+
+
+def _unsupported(backend: str, model: Model, progress: Progress) -> tuple[Unsupported, ...]:
+    progress(0.1, f"asking {backend} for each operator")
+    found: tuple[Unsupported, ...] = find_plugin("backends", backend).unsupported(model)
+    return found
 
 
 def engine_key(engine: Engine) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from workbench.backends._onnxruntime_support import unsupported as unsupported
 from workbench.engine import Engine, Tensors
 from workbench.errors import ModelError, ProviderError
 from workbench.jobs import Progress

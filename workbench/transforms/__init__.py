@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from workbench import jobs
@@ -15,7 +14,7 @@ from workbench.errors import DatasetError, TransformError
 from workbench.jobs import Progress, silent
 from workbench.model import Model, Step, read_model
 from workbench.options import make_options, to_builtins
-from workbench.plugins import find_plugin
+from workbench.plugins import find_plugin, required_versions
 from workbench.workspace import Workspace, writing
 
 
@@ -59,7 +58,7 @@ def transform(
         "model": model.sha256,
         "step": step,
         "dataset": dataset.sha256 if dataset else None,
-        "versions": _versions(plugin),
+        "versions": required_versions(plugin),
     }
     workspace = workspace or Workspace()
 
@@ -69,7 +68,8 @@ def transform(
 
     folder = workspace.artifact("models", key, make)
     [path] = folder.glob("*.onnx")
-    return read_model(path, name=model.name, history=(*model.history, step), source=model.source)
+    made = read_model(path, name=model.name, history=(*model.history, step), source=model.source)
+    return dataclasses.replace(made, conversion=model.conversion)
 
 
 def _apply(name: str, model: Model, options: Any, dataset: Dataset | None, target: Path, progress: Progress) -> None:
@@ -91,14 +91,3 @@ def _check_same_interface(before: Model, after: Model, name: str) -> None:
                 f"{', '.join(map(str, old))} to {', '.join(map(str, new))}.",
                 "This is a fault of the transform: please report it with the model's graph.",
             )
-
-
-def _versions(plugin: ModuleType) -> dict[str, str]:
-    versions = {}
-    for package in plugin.REQUIRES:
-        for distribution in (package, f"{package}-gpu"):
-            try:
-                versions[package] = version(distribution)
-            except PackageNotFoundError:
-                continue
-    return versions

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import ModelError
+from workbench.conversion import Conversion
+from workbench.model_file import all_tensors as all_tensors
+from workbench.model_file import check_external_data, check_types, parse_model
+from workbench.model_file import check_file as check_file
+from workbench.model_inference import infer
+from workbench.model_rules import check_rules, default_opset
 
 if TYPE_CHECKING:
     import onnx
+
+_ANY_SHAPE = ("...",)
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,10 @@ class TensorSpec:
 
     Attributes:
         name: The tensor's name in the graph.
-        dtype: NumPy's name of the element type, e.g. `float32`.
-        shape: One entry per axis: a size, the name of a dynamic axis, or `?` where the model says nothing.
+        dtype: NumPy's name of the element type, e.g. `float32`; for what is no tensor what it is, e.g.
+            `sequence of map of int64 to float32`, and the shape is empty.
+        shape: One entry per axis: a size, the name of a dynamic axis, or `?` where the model says nothing; only
+            `...` where it does not even say how many axes there are.
     """
 
     name: str
@@ -62,6 +69,7 @@ class Model:
         external_files: External data files, relative to the ONNX file's folder.
         history: The transforms applied since the file was loaded, oldest first.
         source: Format that it was loaded from.
+        conversion: How near it is to that original; None if it was ONNX already.
     """
 
     path: Path
@@ -73,6 +81,7 @@ class Model:
     external_files: tuple[str, ...] = ()
     history: tuple[Step, ...] = ()
     source: str = "onnx"
+    conversion: Conversion | None = None
 
     @property
     def fixed_batch(self) -> int | None:
@@ -98,191 +107,65 @@ def read_model(path: Path, *, name: str = "", history: tuple[Step, ...] = (), so
             missing, too short or outside its folder.
     """
     path = path.expanduser().absolute()
-    proto = _parse(path)
-    external = _check_external_data(path, proto)
-    _check_rules(path, proto)
-    _check_types(path, proto)
+    proto = parse_model(path)
+    check_types(path, proto)
+    external = check_external_data(path, proto)
     initializers = {tensor.name for tensor in proto.graph.initializer}
-    return Model(
+    model = Model(
         path=path,
         name=name or path.stem,
         inputs=tuple(_spec(value) for value in proto.graph.input if value.name not in initializers),
         outputs=tuple(_spec(value) for value in proto.graph.output),
-        opset=next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0),
+        opset=default_opset(proto),
         size_bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in external),
         external_files=external,
         history=history,
         source=source,
     )
+    check_rules(path, proto)
+    if all(spec.shape != _ANY_SHAPE for spec in model.outputs):
+        return model
+    return replace(model, outputs=_inferred_outputs(path))
 
 
-def check_file(path: Path) -> None:
-    """Refuses what is no file, before anything tries to read it.
-
-    Raises:
-        ModelError: There is nothing, a folder, or something that is not a file.
-    """
-    try:
-        kind = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(f"There is no file {path}.", "Check the path, or choose the file with Browse.") from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    if stat.S_ISDIR(kind):
-        raise ModelError(f"{path.absolute()} is a folder, not a model file.", "Give the model file inside it.")
-    if not stat.S_ISREG(kind):
-        raise ModelError(f"{path} is not a regular file.", "Copy the model into a file first.")
-
-
-def _unreadable(path: Path, error: OSError) -> ModelError:
-    return ModelError(
-        f"{path} cannot be read: {error.strerror}.", "Change its permissions, or copy it to a folder of yours."
-    )
-
-
-def _parse(path: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    check_file(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    if not content:
-        raise ModelError(f"{path} is empty (0 bytes).", "Export or copy the model again.")
-    remedy = "Export it again as ONNX, and compare its size with the original's if it was copied."
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(content)
-    except DecodeError:
-        raise ModelError(
-            f"{path} is not an ONNX model, or only a part of one ({len(content):,} bytes).", remedy
-        ) from None
-    if not proto.graph.node and not proto.graph.output:
-        raise ModelError(f"{path} holds no graph: it is not an ONNX model, or only a part of one.", remedy)
-    return proto
-
-
-def _check_external_data(path: Path, proto: onnx.ModelProto) -> tuple[str, ...]:
-    """Names the external files, none of which may be missing, too short or outside the model's folder."""
-    folder = path.parent.resolve()
-    needed: dict[str, int] = {}
-    for tensor in all_tensors(proto):
-        if tensor.data_location != tensor.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        if not _lies_in(folder, location):
-            raise ModelError(
-                f"{path} keeps the weights of '{tensor.name}' in '{location}', outside its own folder.",
-                "Such a file could read anything on this machine, so it is refused; "
-                "save the model again with its weights beside it.",
-            )
-        try:
-            offset = int(entries.get("offset", "0") or 0)
-            length = int(entries.get("length", "0") or 0) or _least_bytes(tensor)
-            if offset < 0 or length < 0:
-                raise ValueError
-        except ValueError:
-            raise ModelError(
-                f"{path} gives no sensible place in '{location}' for the weights of '{tensor.name}'.",
-                "Save the model again.",
-            ) from None
-        needed[location] = max(needed.get(location, 0), offset + length)
-    for location, size in needed.items():
-        target = folder / location
-        if not target.is_file():
-            raise ModelError(
-                f"{path} keeps its weights in '{location}', which is not beside it in {folder}.",
-                f"Copy '{location}' into that folder, or save the model again in one file.",
-            )
-        if target.stat().st_size < size:
-            raise ModelError(
-                f"'{location}', which holds the weights of {path.name}, has {target.stat().st_size:,} bytes "
-                f"where {size:,} are needed: it is cut short.",
-                "Copy it again.",
-            )
-    return tuple(sorted(needed))
-
-
-def _lies_in(folder: Path, location: str) -> bool:
-    """Whether a relative path stays in the folder, symbolic links followed."""
-    try:
-        target = (folder / location).resolve()
-    except (OSError, ValueError, RuntimeError):  # a loop of links, or no path at all
-        return False
-    return bool(location) and not Path(location).is_absolute() and target.is_relative_to(folder)
-
-
-def _least_bytes(tensor: onnx.TensorProto) -> int:
-    """Bytes that a tensor takes at least; types below a byte are packed."""
-    import onnx
-
-    width = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return math.prod(tensor.dims) * width if width > 1 else 0
-
-
-def _check_rules(path: Path, proto: onnx.ModelProto) -> None:
-    import onnx
-
-    try:
-        # The path form follows external data, which _check_external_data has cleared.
-        onnx.checker.check_model(str(path))
-    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:400].rstrip(".")
-        raise ModelError(
-            f"{path} breaks the rules of ONNX: {reason}.", "Export the model again, with another opset if need be."
-        ) from None
-    for node in proto.graph.node:
-        if not node.op_type:
-            raise ModelError(f"{path} has a node without an operator.", "Export the model again.")
-
-
-def _check_types(path: Path, proto: onnx.ModelProto) -> None:
-    """ONNX's own checker lets element types pass that do not exist."""
-    import onnx
-
-    known = set(onnx.TensorProto.DataType.values())
-    for value in (*proto.graph.input, *proto.graph.output):
-        if value.type.tensor_type.elem_type not in known:
-            raise ModelError(
-                f"{path} gives '{value.name}' the element type {value.type.tensor_type.elem_type}, "
-                "which ONNX does not have.",
-                "Export the model again: the file is damaged, or newer than this program.",
-            )
-
-
-def all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every constant of a model: initializers and tensor attributes, in subgraphs and functions too."""
-
-    def of_nodes(nodes: Any) -> Iterator[onnx.TensorProto]:
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                    yield from (sparse.values, sparse.indices) if sparse.dims else ()
-                for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                    yield from of_graph(graph)
-
-    def of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
-        yield from of_nodes(graph.node)
-
-    yield from of_graph(proto.graph)
-    for function in proto.functions:
-        yield from of_nodes(function.node)
+def _inferred_outputs(path: Path) -> tuple[TensorSpec, ...]:
+    """The outputs as ONNX infers them, for files that do not say what their outputs are."""
+    return tuple(_spec(value) for value in infer(parse_model(path)).graph.output)
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.WhichOneof("value")
+    if kind is None:
+        return TensorSpec(value.name, "unknown", _ANY_SHAPE)
+    if kind not in ("tensor_type", "sparse_tensor_type"):
+        return TensorSpec(value.name, _type_text(value.type), ())
+    tensor = getattr(value.type, kind)
+    if not tensor.HasField("shape"):
+        return TensorSpec(value.name, _type_text(value.type), _ANY_SHAPE)
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else (dim.dim_param or "?")
+        for dim in tensor.shape.dim
+    )
+    return TensorSpec(value.name, _type_text(value.type), shape)
+
+
+def _type_text(kind: onnx.TypeProto) -> str:
+    """NumPy's name of a tensor's element type; words for what is no tensor, e.g. `sequence of float32`."""
+    which = kind.WhichOneof("value")
+    if which == "tensor_type":
+        return _dtype_text(kind.tensor_type.elem_type)
+    if which == "sparse_tensor_type":
+        return f"sparse {_dtype_text(kind.sparse_tensor_type.elem_type)}"
+    if which == "sequence_type":
+        return f"sequence of {_type_text(kind.sequence_type.elem_type)}"
+    if which == "optional_type":
+        return f"optional {_type_text(kind.optional_type.elem_type)}"
+    if which == "map_type":
+        return f"map of {_dtype_text(kind.map_type.key_type)} to {_type_text(kind.map_type.value_type)}"
+    return "unknown"
+
+
+def _dtype_text(number: int) -> str:
     import onnx
 
-    tensor = value.type.tensor_type
-    if not value.type.HasField("tensor_type") or not tensor.elem_type:
-        return TensorSpec(value.name, "not a tensor", ())
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "?") for dim in tensor.shape.dim)
-    return TensorSpec(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)
+    return str(onnx.helper.tensor_dtype_to_np_dtype(number)) if number else "unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -94,8 +95,10 @@ class SessionRunner:
     def __init__(self, session: onnxruntime.InferenceSession, engine: Engine) -> None:
         self._session = session
         self._outputs = [spec.name for spec in engine.model.outputs]
+        self._model = engine.model.name
         self._placement = _placement(session)
-        if not self._placement.get(engine.device):
+        # A model of constants alone has no node left once the session is made, and may run anywhere.
+        if not self._placement.get(engine.device, engine.device in session.get_providers() and not self._placement):
             ran = ", ".join(f"{count} nodes on {name}" for name, count in self._placement.items())
             raise ProviderError(
                 f"{engine.model.name} was to run on {engine.device}, but ONNX Runtime placed {ran or 'no node'}.",
@@ -109,8 +112,19 @@ class SessionRunner:
         return self._placement
 
     def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
-        """Runs the model once."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, dict(feed)), strict=True))
+        """Runs the model once.
+
+        Raises:
+            ModelError: ONNX Runtime cannot run it on these inputs.
+        """
+        try:
+            outputs = self._session.run(self._outputs, dict(feed))
+        except Exception as error:  # onnxruntime raises its own C++ exception classes
+            raise ModelError(
+                f"ONNX Runtime cannot run {self._model}: {_reason(error)}.",
+                "Check the inputs' types, shapes and values against what the model takes.",
+            ) from error
+        return dict(zip(self._outputs, outputs, strict=True))
 
 
 def _open_session(engine: Engine) -> onnxruntime.InferenceSession:
@@ -133,11 +147,50 @@ def _open_session(engine: Engine) -> onnxruntime.InferenceSession:
             warnings.simplefilter("ignore")  # what it warns of is checked right after, and refused in words
             return ort.InferenceSession(str(engine.path), options, providers=providers)
     except Exception as error:  # onnxruntime raises its own C++ exception classes
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise ModelError(
-            f"ONNX Runtime {ort.__version__} refuses {engine.model.name}: {reason}.",
-            "Export the model with an opset that it knows, or use another backend.",
-        ) from error
+        raise _refusal(engine.model.name, f"ONNX Runtime {ort.__version__}", _reason(error)) from error
+
+
+# What ONNX Runtime says, what it means, and how to mend it.
+_REFUSALS = (
+    (
+        r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
+        "is written as ONNX IR version {0}; {runtime} knows them up to {1}",
+        "Set its ir_version to {1} and save it again (onnx.load, onnx.save), or update onnxruntime.",
+    ),
+    (
+        r"Opset (\d+) is under development.*domain (\S+) is till opset (\d+)",
+        "needs opset {0} of {1}; {runtime} knows them up to {2}",
+        "Export it with opset {2} or an older one, or update onnxruntime.",
+    ),
+    (
+        r"(\S+):(\S+)\(-?\d+\) is not a registered function/op",
+        "uses the operator {1} of '{0}', which {runtime} does not have",
+        "Export it with standard operators in its place, or with the operator as an ONNX function.",
+    ),
+    (
+        r"Could not find an implementation for (\S+)\((\d+)\)",
+        "uses {0} of opset {1} with an element type that {runtime} has no implementation for on this device",
+        "Export it with another opset or in float32, or use another backend.",
+    ),
+)
+
+
+def _refusal(model: str, runtime: str, reason: str) -> ModelError:
+    for pattern, words, remedy in _REFUSALS:
+        if found := re.search(pattern, reason):
+            parts = found.groups()
+            return ModelError(f"{model} {words.format(*parts, runtime=runtime)}.", remedy.format(*parts))
+    return ModelError(
+        f"{runtime} refuses {model}: {reason}.", "Export the model with an opset that it knows, or use another backend."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What ONNX Runtime says, without the places in its source that it puts before."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Load model from .*? failed:\s*", "", text)
+    text = re.sub(r"/\S+\.(?:cc|h):\d+ .*?\)>?(?: const)?(?: \[with .*?\])? (?=[A-Z])", "", text)
+    return "".join(letter for letter in text[:400] if letter.isprintable()).rstrip(".")
 
 
 def _placement(session: onnxruntime.InferenceSession) -> dict[str, int]:

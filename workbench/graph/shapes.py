@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from workbench.graph.standins import put_stand_ins
 from workbench.model import Model, TensorSpec
+from workbench.model_inference import infer
 
 if TYPE_CHECKING:
     import onnx
@@ -45,10 +46,7 @@ def infer_tensors(
     put_stand_ins(copy.graph)
     if copy.functions and not _can_be_inlined(copy):
         del copy.functions[:]
-    try:
-        inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
-    except Exception:  # a graph that contradicts itself: what it says of itself remains
-        inferred = copy
+    inferred = infer(copy)
     inside = {node.name: node for node in inferred.graph.node if any(map(_is_graph, node.attribute))}
     for node in proto.graph.node:
         if node.name in inside:

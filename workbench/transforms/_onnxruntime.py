@@ -6,6 +6,7 @@ from pathlib import Path
 
 from workbench.errors import TransformError
 from workbench.model import Model
+from workbench.model_file import read_whole
 
 
 def prepare(model: Model, target: Path) -> Path:
@@ -14,11 +15,10 @@ def prepare(model: Model, target: Path) -> Path:
     Raises:
         TransformError: onnxruntime cannot load or optimize the model.
     """
-    import onnx
     from onnxruntime.quantization import quant_pre_process
 
     # Given a path, it works on a copy elsewhere, where it does not find external data.
-    source = onnx.load(str(model.path)) if model.external_files else str(model.path)
+    source = read_whole(model.path) if model.external_files else str(model.path)
     try:
         quant_pre_process(source, str(target), skip_symbolic_shape=True)
     except Exception as error:  # onnxruntime raises its own C++ exception classes here

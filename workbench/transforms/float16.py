@@ -11,7 +11,9 @@ from workbench.dataset import Dataset
 from workbench.errors import TransformError
 from workbench.jobs import Progress
 from workbench.model import Model
+from workbench.model_file import read_whole
 from workbench.options import option
+from workbench.transforms._onnx import write_whole
 
 REQUIRES = {"onnxruntime": "cpu", "onnx": "cpu"}
 NEEDS_DATASET = False
@@ -28,12 +30,11 @@ class Options:
 
 def apply(model: Model, options: Options, dataset: Dataset | None, target: Path, progress: Progress) -> None:
     """Writes the model cast to FP16 (onnxruntime's `convert_float_to_float16`)."""
-    import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     progress(0.1, "reading the model")
-    proto = onnx.load(str(model.path))
+    proto = read_whole(model.path)
     if unknown := sorted(set(options.keep_float) - {node.name for node in proto.graph.node}):
         raise TransformError(
             f"{model.name} has no node named {', '.join(repr(name) for name in unknown)} to keep in float.",
@@ -47,4 +48,4 @@ def apply(model: Model, options: Options, dataset: Dataset | None, target: Path,
     progress(0.8, "writing the model")
     ordered = OnnxModel(half)
     ordered.topological_sort()  # the converter appends its casts at the end
-    onnx.save(ordered.model, str(target))
+    write_whole(ordered.model, target)

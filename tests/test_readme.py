@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from workbench.workspace import ROOT_VARIABLE
+
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -32,12 +34,19 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     assert "as expected" in done.stdout
 
 
+@pytest.fixture(scope="module")
+def one_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all commands, as a user has: what the recipe measured is there for the notebook that follows it."""
+    return tmp_path_factory.mktemp("readme")
+
+
 @pytest.mark.parametrize("line", commands())
-def test_documented_commands_run(line: str, tmp_path: Path) -> None:
+def test_documented_commands_run(line: str, tmp_path: Path, one_workspace: Path) -> None:
     words = shlex.split(line.replace(".venv/bin/", f"{Path(sys.executable).parent}/"))
     (tmp_path / "notebooks").symlink_to(REPOSITORY / "notebooks")
     (tmp_path / "runs").mkdir()
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=150, env=os.environ)
+    environment = {**os.environ, ROOT_VARIABLE: str(one_workspace)}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=150, env=environment)
     assert done.returncode == 0, done.stderr
 
 

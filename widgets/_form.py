@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -123,5 +124,6 @@ def _to_control(field: OptionField, value: Any) -> Any:
 
 def _from_control(field: OptionField, value: Any) -> Any:
     if _is_list(field):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        parts = re.split(r",(?![^\[]*\])", value)  # a comma between brackets belongs to a shape
+        return [part.strip() for part in parts if part.strip()]
     return None if field.optional and value == "" else value

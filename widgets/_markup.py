@@ -26,6 +26,16 @@ def note(text: str) -> str:
     return f'<div class="wb-note">{html.escape(text)}</div>'.replace("\n", "<br>")
 
 
+def group(text: str) -> str:
+    """A heading within a panel."""
+    return f'<div class="wb-group">{html.escape(text)}</div>'
+
+
+def warning(text: str) -> str:
+    """What may not work later; lines stay lines."""
+    return f'<div class="wb-warning" role="status">{html.escape(text)}</div>'.replace("\n", "<br>")
+
+
 def facts(rows: Mapping[str, str]) -> str:
     """Names and values below each other."""
     cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())

@@ -5,76 +5,27 @@ const CONTENT_POLICY = [
   "img-src data: blob:", "font-src data:", "base-uri 'none'", "form-action 'none'",
 ].join('; ');
 
-const FRAME_SCRIPT = 'workbench-frame.js'; // sent along with Netron's own files
-
 const THEME_VARIABLES = [
   '--jp-layout-color0', '--jp-layout-color1', '--jp-layout-color2', '--jp-layout-color3', '--jp-border-color1',
   '--jp-border-color2', '--jp-ui-font-color0', '--jp-ui-font-color1', '--jp-ui-font-color2', '--jp-brand-color1',
   '--jp-ui-font-family', '--jp-code-font-family',
 ];
 
-const STYLE = `
-.wb-netron { position: relative; display: flex; flex-direction: column; box-sizing: border-box; overflow: hidden;
-  border: 1px solid var(--jp-border-color2); border-radius: 4px; background: var(--jp-layout-color1);
-  color: var(--jp-ui-font-color1); font-family: var(--jp-ui-font-family); font-size: var(--jp-ui-font-size1); }
-.wb-netron-bar { display: flex; align-items: center; gap: 4px; padding: 4px 4px 4px 8px;
-  border-bottom: 1px solid var(--jp-border-color2); background: var(--jp-layout-color1); }
-.wb-netron-name { flex: 1; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
-.wb-netron-name small { margin-left: 8px; color: var(--jp-ui-font-color2); font-size: var(--jp-ui-font-size0); }
-.wb-netron-bar button { width: auto; margin: 0; }
-.wb-netron-bar button[aria-pressed=true] { background: var(--jp-layout-color3); }
-.wb-netron button:focus-visible { outline: 2px solid var(--jp-brand-color1); outline-offset: 1px; }
-.wb-netron iframe { flex: 1; width: 100%; min-height: 0; border: 0; }
-.wb-netron-cover { position: absolute; inset: 0; display: flex; align-items: center; justify-content: center;
-  padding: 16px; text-align: center; background: var(--jp-layout-color1); color: var(--jp-ui-font-color2); }
-.wb-netron-cover[role=alert] { color: var(--jp-error-color1); }
-.wb-netron [hidden] { display: none; }
-`;
-
-// Put into the frame: Netron in the colours of the page around it, without its own menu and welcome page.
-const FRAME_STYLE = `
-.default, .default body, .welcome, .welcome body, .target { background-color: var(--jp-layout-color1); }
-body, button { font-family: var(--jp-ui-font-family); }
-.menu, .menu-button, .logo, .titlebar, .message { display: none !important; }
-.sidebar { background-color: var(--jp-layout-color2); color: var(--jp-ui-font-color1);
-  border-left: 1px solid var(--jp-border-color2); }
-.sidebar-item-value, .sidebar-item-value-content, .sidebar-find-search { background-color: var(--jp-layout-color1);
-  border-color: var(--jp-border-color2); color: var(--jp-ui-font-color1); }
-.sidebar-find-query { color: var(--jp-ui-font-color1); }
-.sidebar-find-content li { color: var(--jp-ui-font-color1); }
-.sidebar-find-content li.focus { background: var(--jp-layout-color3); color: var(--jp-ui-font-color0); }
-.toolbar-icon .border { stroke: var(--jp-layout-color1); }
-.toolbar-icon .stroke { stroke: var(--jp-ui-font-color2); }
-.toolbar-icon .fill { fill: var(--jp-ui-font-color2); }
-.toolbar-icon:hover .stroke { stroke: var(--jp-ui-font-color0); }
-.toolbar-icon:hover .fill { fill: var(--jp-ui-font-color0); }
-.toolbar button:focus-visible { outline: 2px solid var(--jp-brand-color1); }
-.select > .node.node-border, .select.edge-path { stroke: var(--jp-brand-color1); }
-#arrowhead-select { fill: var(--jp-brand-color1); }
-`;
-
 function framePage(files) {
   const page = new DOMParser().parseFromString(files['index.html'], 'text/html');
   page.querySelectorAll('script, link, meta[http-equiv], meta[name=date]').forEach((element) => element.remove());
-  const add = (tag, text, attributes) => {
-    const element = Object.assign(page.createElement(tag), attributes);
-    element.textContent = text;
-    page.head.append(element);
-    return element;
-  };
   const policy = page.createElement('meta');
   policy.httpEquiv = 'Content-Security-Policy';
   policy.content = CONTENT_POLICY;
   page.head.prepend(policy);
-  add('style', files['grapher.css'], { id: 'grapher' });
-  add('style', FRAME_STYLE);
-  const script = page.createElement('script');
-  script.textContent = files[FRAME_SCRIPT];
-  page.body.append(script);
+  for (const [id, name] of [['grapher', 'grapher.css'], ['workbench', 'workbench-frame.css']]) {
+    page.head.append(Object.assign(page.createElement('style'), { id, textContent: files[name] }));
+  }
+  page.body.append(Object.assign(page.createElement('script'), { textContent: files['workbench-frame.js'] }));
   return `<!doctype html>${page.documentElement.outerHTML}`;
 }
 
-function ask(model, want) {
+function ask(model, question) {
   const id = `${Date.now()}-${Math.random()}`;
   return new Promise((resolve) => {
     const receive = (message, buffers) => {
@@ -83,17 +34,31 @@ function ask(model, want) {
       resolve({ ...message, buffer: buffers[0] });
     };
     model.on('msg:custom', receive);
-    model.send({ want, id });
+    model.send({ ...question, id });
   });
 }
 
 // Every widget has a module of its own, so what they share lies on the page.
 function netronFiles(model) {
   const cache = (globalThis[Symbol.for('workbench.netron')] ??= {});
-  return (cache.onnx ??= ask(model, 'netron').then(({ buffer }) => {
+  return (cache.files ??= ask(model, { want: 'netron' }).then(({ buffer }) => {
     const unpacked = new Blob([buffer]).stream().pipeThrough(new DecompressionStream('gzip'));
     return new Response(unpacked).json();
   }));
+}
+
+// The file comes in pieces: a big message would hold up everything else on the channel.
+async function modelBytes(model, isWanted, onPiece) {
+  const pieces = [];
+  let size = 0;
+  for (;;) {
+    const { buffer, revision, total } = await ask(model, { want: 'model', offset: size });
+    if (!isWanted(revision) || total === 0) return null;
+    pieces.push(buffer);
+    size += buffer.byteLength;
+    if (size >= total) return { revision, bytes: await new Blob(pieces).arrayBuffer() };
+    onPiece(size / total);
+  }
 }
 
 const isDark = () => document.body.dataset.jpThemeLight === 'false';
@@ -117,19 +82,26 @@ function resolveColors(colors, el) {
     const light = 0.2126 * (red / 255) ** 2.2 + 0.7152 * (green / 255) ** 2.2 + 0.0722 * (blue / 255) ** 2.2;
     return { fill: `rgb(${red}, ${green}, ${blue})`, text: light > 0.18 ? 'black' : 'white' }; // equal contrast there
   };
-  const resolved = Object.entries(colors).map(([name, color]) => [name, resolve(color)]);
+  const known = {};
+  const resolved = Object.entries(colors).map(([name, color]) => [name, known[color] ??= resolve(color)]);
   probe.remove();
   return Object.fromEntries(resolved);
 }
 
-function button(label, title, onClick) {
-  const element = document.createElement('button');
-  element.type = 'button';
-  element.className = 'jupyter-button';
-  element.textContent = label;
-  element.title = title;
-  element.addEventListener('click', onClick);
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
   return element;
+}
+
+const button = (label, title, onClick) => make('button', {
+  type: 'button', className: 'jupyter-button', textContent: label, title, onclick: onClick,
+});
+
+function download(name, buffer) {
+  const address = URL.createObjectURL(new Blob([buffer], { type: 'text/html' }));
+  make('a', { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
 class Viewer {
@@ -141,13 +113,15 @@ class Viewer {
     window.addEventListener('message', this.onMessage);
     this.themeObserver = new MutationObserver(() => this.ready && this.sendTheme());
     this.themeObserver.observe(document.body, { attributes: true, attributeFilter: ['data-jp-theme-light', 'data-jp-theme-name'] });
+    const whenReady = (command) => () => this.ready && this.post(command());
     this.listeners = {
       'change:_revision': () => this.open(),
-      'change:name': () => this.refresh(),
-      'change:status': () => this.refresh(),
-      'change:height': () => this.refresh(),
+      'change:name change:status change:message change:height change:legend': () => this.refresh(),
       'change:colors': () => this.ready && this.sendColors(),
-      'change:focus': () => this.ready && this.post({ command: 'select', name: model.get('focus') }),
+      'change:focus': () => this.ready && model.get('focus') !== (model.get('selected')[0]?.name ?? '')
+        && this.post({ command: 'select', name: model.get('focus') }),
+      'change:query': whenReady(() => ({ command: 'filter', query: model.get('query') })),
+      'msg:custom': (message, buffers) => message.download && download(message.download, buffers[0]),
     };
     for (const [name, listener] of Object.entries(this.listeners)) model.on(name, listener);
     this.refresh();
@@ -155,27 +129,20 @@ class Viewer {
   }
 
   build(el) {
-    const style = document.createElement('style');
-    style.textContent = STYLE;
-    this.name = document.createElement('span');
-    this.name.className = 'wb-netron-name';
+    this.name = make('span', { className: 'wb-netron-name' });
     const toggle = (option) => () => this.post({ command: 'toggle', option });
     this.attributes = button('Attributes', 'Show the attributes of every node', toggle('attributes'));
     this.horizontal = button('Horizontal', 'Draw from left to right', toggle('direction'));
-    this.bar = document.createElement('div');
-    this.bar.className = 'wb-netron-bar';
-    this.bar.append(
+    this.picture = button('Save PNG', '', () => this.post({ command: 'save' }));
+    this.bar = make('div', { className: 'wb-netron-bar' },
       this.name,
       button('Find', 'Find a node, tensor or weight (Ctrl+F)', () => { this.frame.focus(); this.post({ command: 'find' }); }),
-      this.attributes, this.horizontal,
-      button('Save PNG', 'Save the graph as a picture', () => this.post({ command: 'save' })),
-    );
-    this.cover = document.createElement('div');
-    this.cover.className = 'wb-netron-cover';
-    this.root = document.createElement('div');
-    this.root.className = 'wb-netron';
-    this.root.append(this.bar, this.cover);
-    el.append(style, this.root);
+      this.attributes, this.horizontal, this.picture);
+    this.cover = make('div', { className: 'wb-netron-cover' });
+    this.legend = make('div', { className: 'wb-netron-legend' });
+    this.space = make('div', { className: 'wb-netron-space' });
+    this.root = make('div', { className: 'wb-netron' }, this.bar, this.space, this.legend, this.cover);
+    el.append(this.root);
   }
 
   refresh() {
@@ -183,16 +150,24 @@ class Viewer {
     const name = model.get('name');
     const opened = name !== '' && this.drawn === model.get('_revision') && model.get('status') !== 'error';
     this.root.style.height = `${model.get('height')}px`;
-    this.bar.hidden = this.cover.hidden = opened;
+    this.cover.hidden = opened;
     this.bar.hidden = !opened;
     this.cover.setAttribute('role', model.get('status') === 'error' ? 'alert' : 'status');
     this.cover.textContent = this.coverText(name);
+    const { title, entries = [] } = model.get('legend');
+    this.legend.hidden = !opened || entries.length === 0;
+    this.legend.replaceChildren(make('b', { textContent: title }), ...entries.map(({ color, text }) => {
+      const swatch = make('i');
+      swatch.style.background = color;
+      return make('span', {}, swatch, text);
+    }));
   }
 
   coverText(name) {
     if (this.model.get('status') === 'error') return this.model.get('message');
     if (this.model.get('status') === 'loading') return 'Reading the model…';
     if (name === '') return 'Load a model to see its graph';
+    if (this.received) return `Receiving ${name}… ${Math.round(100 * this.received)} %`;
     return this.ready ? `Drawing ${name}…` : 'Waiting for the kernel…';
   }
 
@@ -203,11 +178,13 @@ class Viewer {
     await this.booted;
     const wanted = this.model.get('_revision');
     await this.visible();
-    if (this.disposed || wanted !== this.model.get('_revision')) return;
-    const { buffer, revision } = await ask(this.model, 'model');
-    if (this.disposed || buffer.byteLength === 0) return;
-    const bytes = buffer.buffer.slice(buffer.byteOffset, buffer.byteOffset + buffer.byteLength);
-    this.post({ command: 'open', name: this.model.get('name'), bytes, revision }, [bytes]);
+    const isWanted = (revision) => !this.disposed && wanted === this.model.get('_revision') && revision === wanted;
+    if (!isWanted(wanted)) return;
+    const received = await modelBytes(this.model, isWanted, (share) => { this.received = share; this.refresh(); });
+    this.received = 0;
+    if (!received) return;
+    this.refresh();
+    this.post({ command: 'open', name: this.model.get('name'), ...received }, [received.bytes]);
   }
 
   // Netron measures texts while it draws; where they are hidden, as in a tab behind another, they have no size.
@@ -225,12 +202,11 @@ class Viewer {
   async boot() {
     this.files = await netronFiles(this.model);
     if (this.disposed) return;
-    this.frame = document.createElement('iframe');
-    this.frame.title = 'Netron graph viewer';
+    this.frame = make('iframe', { title: 'Netron graph viewer' });
     this.frame.setAttribute('sandbox', 'allow-scripts allow-downloads allow-popups allow-popups-to-escape-sandbox');
     this.frame.srcdoc = framePage(this.files);
     const ready = new Promise((resolve) => { this.becomeReady = resolve; });
-    this.root.append(this.frame);
+    this.space.append(this.frame);
     await ready;
     this.ready = true;
     this.refresh();
@@ -249,14 +225,25 @@ class Viewer {
     this.post({ command: 'colors', colors: resolveColors(this.model.get('colors'), this.root) });
   }
 
+  // Netron asks for the modules of a format when it meets one.
+  async sendFile(name) {
+    this.files[name] ??= ask(this.model, { want: 'file', name }).then(({ buffer }) => new TextDecoder().decode(buffer));
+    this.post({ command: 'file', name, text: await this.files[name] });
+  }
+
   receive({ source, data }) {
     if (!this.frame || source !== this.frame.contentWindow || data?.from !== 'netron') return;
     const actions = {
-      boot: () => { this.sendTheme(); this.post({ command: 'start', files: this.files }); },
+      boot: () => {
+        this.sendTheme();
+        const texts = Object.entries(this.files).filter(([, text]) => typeof text === 'string');
+        this.post({ command: 'start', files: Object.fromEntries(texts) });
+      },
       ready: () => this.becomeReady(),
-      drawn: () => this.showOptions(data.options),
+      want: () => this.sendFile(data.name),
+      drawn: () => this.showOptions(data),
       opened: () => this.opened(data),
-      selected: () => this.save({ selected: data.nodes }),
+      selected: () => this.save({ selected: data.nodes, focus: data.nodes[0]?.name ?? '' }),
       failed: () => this.save({ status: 'error', message: `Netron cannot show this model: ${data.message}` }),
     };
     actions[data.kind]?.();
@@ -264,16 +251,19 @@ class Viewer {
 
   opened({ revision, nodes }) {
     this.drawn = revision;
-    const count = document.createElement('small');
-    count.textContent = nodes === 1 ? '1 node' : `${nodes} nodes`;
-    this.name.replaceChildren(this.model.get('name'), count);
+    const count = make('small', { textContent: nodes === 1 ? '1 node' : `${nodes.toLocaleString('en')} nodes` });
+    const note = make('small', { textContent: this.model.get('note') });
+    this.name.replaceChildren(this.model.get('name'), count, note);
     this.name.title = this.model.get('name');
+    this.post({ command: 'filter', query: this.model.get('query') });
     if (this.model.get('focus')) this.post({ command: 'select', name: this.model.get('focus') });
     this.save({ status: 'opened' });
     this.refresh();
   }
 
-  showOptions(options) {
+  showOptions({ options, whole }) {
+    this.picture.disabled = !whole; // only what is in sight of a big graph is drawn
+    this.picture.title = whole ? 'Save the graph as a picture' : 'Too big for a picture';
     this.attributes.setAttribute('aria-pressed', options.attributes);
     this.horizontal.setAttribute('aria-pressed', options.direction === 'horizontal');
   }

@@ -1,7 +1,7 @@
 // Runs inside the frame of NetronView: starts Netron from the files it is sent, and obeys the widget around it.
 (() => {
-  const blobs = {};
-  let files, view, colors = {};
+  const texts = {}, waiting = {}, addresses = {}; // of Netron's files, by name
+  let view, colors = {}, words = [];
   let work = Promise.resolve();
 
   const tell = (message) => parent.postMessage({ from: 'netron', ...message }, '*');
@@ -18,31 +18,46 @@
     if (link) Object.assign(link, { target: '_blank', rel: 'noopener noreferrer' });
   }, true);
 
-  function addImportMap() {
-    const relative = /(from\s+|import\()'\.\/([\w-]+\.js)'/g; // './x.js' means nothing inside a blob
-    for (const [name, text] of Object.entries(files)) {
-      if (!name.endsWith('.js')) continue;
-      const source = text.replace(relative, "$1'netron/$2'")
-        .replaceAll('\\u3008', '\\u27e8').replaceAll('\\u3009', '\\u27e9'); // brackets that Latin fonts have too
-      blobs[`netron/${name}`] = URL.createObjectURL(new Blob([source], { type: 'text/javascript' }));
-    }
-    const map = document.createElement('script');
-    map.type = 'importmap';
-    map.textContent = JSON.stringify({ imports: blobs });
-    document.head.append(map);
+  // Netron's files come when they are wanted: some with the start, the others when a format needs them.
+  function file(name) {
+    return texts[name] ??= new Promise((resolve, reject) => {
+      waiting[name] = (text) => (text ? resolve(text) : reject(new Error(`'${name}' was not sent to the viewer.`)));
+      tell({ kind: 'want', name });
+    });
   }
 
+  // './x.js' means nothing inside a blob: what a module imports becomes a blob before it.
+  async function blobOf(name) {
+    let source = (await file(name))
+      .replace(/\bimport\('\.\/([\w-]+\.js)'\)/g, "netronModule('$1')")
+      .replaceAll('\\u3008', '\\u27e8').replaceAll('\\u3009', '\\u27e9'); // brackets that Latin fonts have too
+    for (const [statement, dependency] of source.matchAll(/\bfrom\s+'\.\/([\w-]+\.js)'/g)) {
+      source = source.replace(statement, `from '${await address(dependency)}'`);
+    }
+    return URL.createObjectURL(new Blob([source], { type: 'text/javascript' }));
+  }
+
+  const address = (name) => (addresses[name] ??= blobOf(name));
+
+  globalThis.netronModule = async (name) => {
+    const module = await import(await address(name));
+    if (name !== 'dagre.js') return module;
+    const { layout, LIMIT } = await import(await address('workbench-layout.js'));
+    return { layout: (nodes, ...rest) => (nodes.length > LIMIT ? layout : module.layout)(nodes, ...rest) };
+  };
+
   async function start() {
-    addImportMap();
-    const [{ Host }, { View }] = [await import('netron/browser.js'), await import('netron/view.js')];
+    const names = ['browser.js', 'view.js', 'grapher.js', 'workbench-window.js'];
+    const [{ Host }, { View }, grapher, { drawOnlyWhatIsInSight }] = await Promise.all(names.map(netronModule));
+    drawOnlyWhatIsInSight(grapher, paintNode);
 
     class FrameHost extends Host {
       get type() { return 'Frame'; }
-      environment(name) { return name === 'serial' ? true : super.environment(name); } // import maps miss workers
+      environment(name) { return name === 'serial' ? true : super.environment(name); } // no workers
       async view(value) { this._view = value; } // the original asks for cookies and updates, and starts telemetry
       async start() { this._view.show('welcome spinner'); }
-      async require(id) { return import(`netron/${id.replace('./', '')}.js`); }
-      async asset(name) { return files[name]; }
+      async require(id) { return netronModule(`${id.replace('./', '')}.js`); }
+      async asset(name) { return file(name); }
       async fetch(name) { throw new Error(`'${name}' was not sent to the viewer.`); }
       async execute() {}
       async message(text) { if (text) tell({ kind: 'failed', message: text }); }
@@ -54,10 +69,13 @@
     class FrameView extends View {
       get target() { return super.target; }
       set target(value) { // set after every drawing: a new model, a subgraph, another layout
+        super.target?.scene?.stop?.();
         super.target = value;
-        value?.on('selectionchange', tellSelection);
-        if (value) paint();
-        tell({ kind: 'drawn', options: { ...this.options } });
+        if (!value) return;
+        value.on('selectionchange', tellSelection);
+        value.scene?.watch();
+        paint();
+        tell({ kind: 'drawn', options: { ...this.options }, whole: !value.scene });
       }
     }
 
@@ -72,7 +90,7 @@
   }
 
   async function open({ name, bytes, revision }) {
-    const { BinaryStream } = await import('netron/base.js');
+    const { BinaryStream } = await netronModule('base.js');
     const context = {
       name, identifier: name, stream: new BinaryStream(new Uint8Array(bytes)), entries: new Map(), error() {},
       asset: (file) => view.host.asset(file), require: (id) => view.host.require(id),
@@ -90,18 +108,26 @@
   }
 
   function paint() {
-    for (const node of document.querySelectorAll('.graph-node')) {
-      const color = colors[node.id.replace(/^node-name-/, '')];
-      for (const header of node.querySelectorAll('.node-item-type')) {
-        for (const shape of header.querySelectorAll('path')) shape.style.fill = color?.fill ?? '';
-        for (const text of header.querySelectorAll('text')) text.style.fill = color?.text ?? '';
-      }
+    for (const { label } of view?.target?.nodes.values() ?? []) paintNode(label);
+  }
+
+  function paintNode(node) {
+    if (node.class !== 'graph-node' || !node.element) return;
+    const { name = '', type } = node.value;
+    const text = `${name} ${type?.name ?? ''}`.toLowerCase();
+    node.element.classList.toggle('faint', !words.every((word) => text.includes(word)));
+    const color = colors[name];
+    for (const header of node.element.querySelectorAll('.node-item-type')) {
+      for (const shape of header.querySelectorAll('path')) shape.style.fill = color?.fill ?? '';
+      for (const title of header.querySelectorAll('text')) title.style.fill = color?.text ?? '';
     }
   }
 
   function select(name) {
     const node = view.activeTarget?.nodes.find((item) => item.name === name);
-    if (view.target) view.target.scrollTo(view.target.select(node ? [node] : null));
+    if (!view.target) return;
+    const told = node && document.querySelector('#sidebar').clientWidth > 0; // the facts of the node before are open
+    view.target.scrollTo(told ? view.target.activate(node) : view.target.select(node ? [node] : null));
   }
 
   let darkRules;
@@ -113,17 +139,20 @@
   }
 
   const commands = {
-    start: (message) => { ({ files } = message); return start(); },
+    start: (message) => { Object.assign(texts, message.files); return start(); },
     open,
     theme: applyTheme,
     colors: (message) => { ({ colors } = message); paint(); },
+    filter: (message) => { words = message.query.toLowerCase().split(/\s+/).filter(Boolean); paint(); },
     select: (message) => select(message.name),
     find: () => view.find(),
     toggle: (message) => view.toggle(message.option),
     save: () => view.export(`${document.title}.png`),
   };
   addEventListener('message', ({ source, data }) => {
-    if (source !== parent || !(data.command in commands)) return;
+    if (source !== parent) return;
+    if (data.command === 'file') waiting[data.name]?.(data.text); // at once: the work in hand waits for it
+    if (!(data.command in commands)) return;
     work = work.then(() => commands[data.command](data))
       .catch((error) => tell({ kind: 'failed', message: error.message }));
   });

@@ -31,7 +31,7 @@ class Workbench(Static):
     def __init__(self, workspace: Workspace | str | None = None) -> None:
         root = workspace if workspace is not None else default_root()
         self.load = Load(workspace=root)
-        self.graph = Graph()
+        self.graph = Graph(workspace=root)
         self.transform = Transform(workspace=root)
         self.compare = Compare(workspace=root)
         self.export = Export(workspace=root)
@@ -47,6 +47,8 @@ class Workbench(Static):
     def _join(self) -> None:
         for panel in (self.graph, self.transform, self.compare):
             t.dlink((self.load, "model"), (panel, "model"))
+        t.dlink((self.load, "original"), (self.graph, "source"))
+        t.dlink((self.load, "warning"), (self.graph, "warning"))
         t.dlink((self.load, "calibration"), (self.transform, "calibration"))
         for panel in (self.compare, self.export):
             t.dlink((self.load, "evaluation"), (panel, "evaluation"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,23 @@ import traitlets as t
 
 from widgets import _markup
 from widgets._files import FilePick
+from widgets._import_form import ImportForm
 from widgets._panel import Panel, Work
+from workbench import model_report
+from workbench.backends import find_unsupported
 from workbench.dataset import Dataset
 from workbench.errors import ModelError
 from workbench.graph import GraphSummary, summarize_graph
 from workbench.importers import load_dataset, load_model, model_suffixes
-from workbench.jobs import Progress
+from workbench.jobs import Progress, part_of
 from workbench.model import Model
 from workbench.report import format_size
+from workbench.support import Unsupported
 from workbench.workspace import Workspace, default_root
 
 SAMPLE = "sample:digits"
+
+_Loaded = tuple[Model, GraphSummary, Mapping[str, tuple[Unsupported, ...]], Dataset | None, Dataset | None]
 
 
 class Load(Panel):
@@ -34,6 +42,8 @@ class Load(Panel):
     model = t.Instance(Model, allow_none=True)
     evaluation = t.Instance(Dataset, allow_none=True)
     calibration = t.Instance(Dataset, allow_none=True)
+    original = t.Unicode(None, allow_none=True, help="What the model was converted from; None if it was ONNX already.")
+    warning = t.Unicode(help="What of the model the backends here do not run; empty if nothing.")
 
     def __init__(self, **traits: Any) -> None:
         self.source = w.ToggleButtons(
@@ -42,10 +52,15 @@ class Load(Panel):
         )
         root = traits.get("workspace") or default_root()
         uploads = Path(root.root if isinstance(root, Workspace) else root) / "uploads"
-        self.model_file = FilePick(suffixes=model_suffixes(), uploads=uploads, label="Model")
+        self.model_file = FilePick(suffixes=model_suffixes(), uploads=uploads, label="Model", folders=True)
+        self.importing = ImportForm()
+        t.dlink((self.model_file, "path"), (self.importing, "path"))
         self.evaluation_file = FilePick(suffixes=(".npz",), uploads=uploads, label="Evaluation")
         self.calibration_file = FilePick(suffixes=(".npz",), uploads=uploads, label="Calibration")
-        files = w.VBox([self.model_file, self.evaluation_file, self.calibration_file], layout=w.Layout(display="none"))
+        files = w.VBox(
+            [self.model_file, self.importing, self.evaluation_file, self.calibration_file],
+            layout=w.Layout(display="none"),
+        )
         files.add_class("wb-file-list")
         w.dlink((self.source, "value"), (files.layout, "display"), lambda value: "none" if value else "flex")
         self._view = w.HTML(_markup.empty("Press Load to see what the model takes and gives."))
@@ -60,36 +75,67 @@ class Load(Panel):
         if not model:
             raise ModelError("No model is chosen.", "Type its path, browse for it, or drop the file on the box.")
 
-        def work(progress: Progress) -> tuple[Model, GraphSummary, Dataset | None, Dataset | None]:
-            progress(0.1, "reading the model")
-            loaded = load_model(model)
-            progress(0.5, "reading the samples")
+        self._asked = model
+        options, trust = ({}, False) if self.source.value else (self.importing.changed, self.importing.trust.value)
+
+        def work(progress: Progress) -> _Loaded:
+            progress(0.02, "reading the samples")
             samples = load_dataset(evaluation, "evaluation") if evaluation else None
             ranges = load_dataset(calibration, "calibration") if calibration else None
+            loaded = load_model(
+                model,
+                options,
+                samples=ranges or samples,
+                trust=trust,
+                workspace=self.open_workspace(),
+                progress=part_of(progress, 0.05, 0.8),
+            )
+            progress(0.85, "looking at the graph")
             for dataset in (samples, ranges):
                 if dataset is not None:
                     dataset.check_fits(loaded)
-            return loaded, summarize_graph(loaded), samples, ranges
+            return loaded, summarize_graph(loaded), find_unsupported(loaded), samples, ranges
 
         return work
 
-    def show(self, result: tuple[Model, GraphSummary, Dataset | None, Dataset | None]) -> None:
+    def show(self, result: _Loaded) -> None:
         """Describes the model and hands it on."""
-        model, summary, evaluation, calibration = result
-        self._view.value = _markup.facts(_describe(model, summary, evaluation, calibration))
+        model, summary, unsupported, evaluation, calibration = result
+        parts = [_markup.facts(_describe(model, summary, evaluation, calibration))]
+        if model.conversion:
+            parts += [
+                _markup.group("Conversion check"),
+                _markup.note(model_report.conversion_summary(model.conversion)),
+                _markup.listing(model_report.CHECK_HEADINGS, model_report.check_rows(model.conversion)),
+                *(_markup.note(note) for note in model.conversion.notes),
+            ]
+        warning = model_report.support_text(unsupported)
+        if warning:
+            parts.append(_markup.warning(warning))
+        self._view.value = "".join(parts)
+        self.original, self.warning = self._asked if model.conversion else None, warning
         with self.hold_trait_notifications():
             self.model, self.evaluation, self.calibration = model, evaluation, calibration
 
     def code(self) -> tuple[str, str]:
         """Loading as Python and as the head of a recipe."""
         model, evaluation, calibration = self._chosen()
-        python = ["import workbench as wb", "", f"model = wb.load_model({model!r})"]
+        options, trust = ({}, False) if self.source.value else (self.importing.changed, self.importing.trust.value)
+        converted = bool(self.importing.options) and not self.source.value
+        samples = "calibration" if calibration else "evaluation" if evaluation else ""
+        arguments = [repr(model), *([repr(options)] if options else [])]
+        arguments += [f"samples={samples}"] if converted and samples else []
+        arguments += ["trust=True"] if trust else []
+        python = ["import workbench as wb", ""]
         recipe = [f"model: {model}", "data:", f"  evaluation: {evaluation}"]
         if evaluation:
             python.append(f'evaluation = wb.load_dataset({evaluation!r}, "evaluation")')
         if calibration:
             python.append(f'calibration = wb.load_dataset({calibration!r}, "calibration")')
             recipe.append(f"  calibration: {calibration}")
+        python.append(f"model = wb.load_model({', '.join(arguments)})")
+        recipe += [f"importer: {json.dumps(options)}"] if options else []
+        recipe += ["trust: true"] if trust else []
         return "\n".join(python), "\n".join(recipe)
 
     def summary(self) -> str:
@@ -111,8 +157,7 @@ def _describe(
         "Size": format_size(model.size_bytes / 1e6),
         "Takes": "; ".join(map(str, model.inputs)),
         "Gives": "; ".join(map(str, model.outputs)),
-        "Parameters": f"{summary.parameters:,}",
-        "Multiply-accumulates": f"{summary.macs / 1e6:,.1f} M for one sample",
+        **model_report.totals(summary),
         "Operators": ", ".join(f"{count} {name}" for name, count in common),
         "Evaluation": _samples(evaluation, "none: accuracy and agreement cannot be measured"),
         "Calibration": _samples(calibration, "none: static quantization needs some"),

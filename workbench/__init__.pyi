@@ -1,4 +1,5 @@
 from .backends import build_engine as build_engine
+from .backends import find_unsupported as find_unsupported
 from .backends import open_runner as open_runner
 from .backends import predict as predict
 from .comparison import Candidate as Candidate
@@ -6,6 +7,7 @@ from .comparison import Comparison as Comparison
 from .comparison import choose as choose
 from .comparison import compare as compare
 from .comparison import pareto_front as pareto_front
+from .conversion import Conversion as Conversion
 from .dataset import Dataset as Dataset
 from .engine import Engine as Engine
 from .engine import Runner as Runner
@@ -13,7 +15,9 @@ from .errors import Cancelled as Cancelled
 from .errors import WorkbenchError as WorkbenchError
 from .exporters import Package as Package
 from .exporters import export_package as export_package
+from .graph import GraphDiff as GraphDiff
 from .graph import GraphSummary as GraphSummary
+from .graph import diff_graphs as diff_graphs
 from .graph import summarize_graph as summarize_graph
 from .importers import load_dataset as load_dataset
 from .importers import load_model as load_model
@@ -26,12 +30,16 @@ from .measure.latency import LatencyStats as LatencyStats
 from .measure.latency import measure_latency as measure_latency
 from .model import Model as Model
 from .model import TensorSpec as TensorSpec
+from .model_report import conversion_text as conversion_text
+from .model_report import diff_text as diff_text
+from .model_report import model_text as model_text
 from .plugins import list_plugins as list_plugins
 from .recipe import Recipe as Recipe
 from .recipe import read_recipe as read_recipe
 from .recipe import run_recipe as run_recipe
 from .report import comparison_html as comparison_html
 from .report import comparison_text as comparison_text
+from .saving import save_model as save_model
 from .transforms import transform as transform
 from .trial import serve_package as serve_package
 from .trial import try_package as try_package

@@ -9,31 +9,24 @@ from typing import Annotated, Any
 
 import tyro
 
-from workbench import report
-from workbench._flags import flags
-from workbench.backends import build_engine
-from workbench.comparison import Candidate, ChoiceOptions
-from workbench.errors import GateError, ModelError, WorkbenchError, WorkerError
-from workbench.exporters import export_package, read_package
+from workbench import model_report, report
+from workbench._flags import Calibration, Model, Provider, Root, Samples, Threads, flags, show_progress
+from workbench._plugin_commands import export_command, import_command, transform_command
+from workbench.backends import build_engine, find_unsupported
+from workbench.comparison import ChoiceOptions
+from workbench.errors import GateError, ModelError, WorkbenchError
+from workbench.exporters import read_package
 from workbench.gates import Gates
-from workbench.graph import summarize_graph
+from workbench.graph import diff_graphs, summarize_graph
 from workbench.importers import load_dataset, load_model
-from workbench.jobs import Progress
 from workbench.measure.accuracy import measure_accuracy
 from workbench.measure.latency import LatencyOptions, measure_latency
 from workbench.options import to_builtins
-from workbench.plugins import find_plugin, list_plugins
+from workbench.plugins import list_plugins
 from workbench.recipe import CandidateRecipe, DataRecipe, Recipe, Run, read_recipe, run_recipe
-from workbench.transforms import transform
 from workbench.trial import try_package
-from workbench.workspace import Workspace, read_json, write_bytes
+from workbench.workspace import Workspace, read_json
 
-Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="A model file, or sample:digits.")]
-Samples = Annotated[str, tyro.conf.arg(help="Samples that score: an .npz file, or sample:digits.")]
-Calibration = Annotated[str, tyro.conf.arg(help="Samples that set ranges; never those that score.")]
-Root = Annotated[Path | None, tyro.conf.arg(help="Folder of results; $WORKBENCH_WORKSPACE if not given.")]
-Threads = Annotated[int, tyro.conf.arg(help="Threads inside one operator; 0 takes every core.")]
-Provider = Annotated[str, tyro.conf.arg(help="Execution provider of ONNX Runtime.")]
 LatencyFlags: Any = flags(LatencyOptions)
 ChoiceFlags: Any = flags(ChoiceOptions)
 GateFlags: Any = flags(Gates)
@@ -46,7 +39,7 @@ def run(
 ) -> None:
     """Run a recipe, the whole flow from model to package. Ends with 1 if a gate is missed."""
     wanted = read_recipe(recipe)
-    _finish(run_recipe(wanted, workspace=Workspace(workspace), fresh=fresh, progress=_progress()))
+    _finish(run_recipe(wanted, workspace=Workspace(workspace), fresh=fresh, progress=show_progress()))
 
 
 def compare(
@@ -77,18 +70,22 @@ def compare(
         gates=Gates(**to_builtins(gates)),
     )
     wanted = read_recipe(to_builtins(recipe))
-    _finish(run_recipe(wanted, workspace=Workspace(workspace), progress=_progress()))
+    _finish(run_recipe(wanted, workspace=Workspace(workspace), progress=show_progress()))
 
 
 def inspect(model: Model, batch: Annotated[int, tyro.conf.arg(help="Size of a dynamic first axis.")] = 1) -> None:
-    """Show what a model takes and gives, its operators, parameters and multiply-accumulates."""
-    loaded = load_model(model)
-    summary = summarize_graph(loaded, batch=batch)
-    print(f"{loaded.name}: {report.format_size(loaded.size_bytes / 1e6)}, opset {loaded.opset}")
-    for title, specs in (("in ", loaded.inputs), ("out", loaded.outputs)):
-        print("\n".join(f"  {title} {spec}" for spec in specs))
-    print(f"  {summary.parameters:,} parameters, {summary.macs / 1e6:,.1f} M multiply-accumulates at batch {batch}")
-    print(f"  {', '.join(f'{count} {operator}' for operator, count in summary.operators.items())}")
+    """Show what a model takes and gives, what its operators cost, and what a backend here cannot run."""
+    loaded = load_model(model, progress=show_progress())
+    print(model_report.model_text(loaded, summarize_graph(loaded, batch=batch)))
+    if loaded.conversion:
+        print(f"\n{model_report.conversion_text(loaded)}")
+    if missing := model_report.support_text(find_unsupported(loaded)):
+        print(f"\n{missing}")
+
+
+def diff(before: Model, after: Model) -> None:
+    """Show what differs between two models: nodes added, removed, fused, or changed in precision."""
+    print(model_report.diff_text(diff_graphs(load_model(before), load_model(after))))
 
 
 def latency(
@@ -101,7 +98,7 @@ def latency(
     """Measure a model's latency as it is."""
     engine = build_engine(load_model(model), options={"threads": threads, "provider": provider})
     dataset = load_dataset(data, "evaluation") if data else None
-    [stats] = measure_latency([engine], to_builtins(options), dataset=dataset, progress=_progress())
+    [stats] = measure_latency([engine], to_builtins(options), dataset=dataset, progress=show_progress())
     for share in ("p50", "p90", "p95", "p99"):
         print(f"{share}  {report.format_estimate(getattr(stats, share))} ms")
     print(f"{stats.iterations} timings at batch {stats.batch}, {stats.threads} threads, on {engine.device}")
@@ -112,7 +109,7 @@ def accuracy(model: Model, data: Samples, workspace: Root = None) -> None:
     """Measure a classifier's top-1 accuracy."""
     engine = build_engine(load_model(model))
     dataset = load_dataset(data, "evaluation")
-    result = measure_accuracy(engine, dataset, workspace=Workspace(workspace), progress=_progress())
+    result = measure_accuracy(engine, dataset, workspace=Workspace(workspace), progress=show_progress())
     low, high = 100 * result.top1.low, 100 * result.top1.high
     print(f"top-1  {100 * result.top1.value:.2f} % ({low:.2f}–{high:.2f}, 95 % interval, {result.samples} samples)")
 
@@ -128,7 +125,7 @@ def show(result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="A .js
 
 def try_(package: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The package's folder.")]) -> None:
     """Start a package on this machine, send it its sample request, and stop it. Ends with 1 if it answers wrongly."""
-    trial = try_package(read_package(package), progress=_progress())
+    trial = try_package(read_package(package), progress=show_progress())
     print(f"{trial.url} answered {trial.status} in {trial.milliseconds:.1f} ms; {trial.verdict}")
     if not trial.matches:
         raise SystemExit(1)
@@ -142,61 +139,8 @@ def plugins() -> None:
     print(report.columns(lines, left=3))
 
 
-def _transform_command(name: str) -> Callable[..., None]:
-    kind: Any = flags(find_plugin("transforms", name).Options)
-
-    def command(
-        model: Model,
-        output: Annotated[Path, tyro.conf.arg(help="Where to write the result; nothing is overwritten.")],
-        data: Calibration = "",
-        options: Annotated[kind, tyro.conf.OmitArgPrefixes] = kind(),
-        workspace: Root = None,
-    ) -> None:
-        if output.exists():
-            raise ModelError(f"{output} exists already, and nothing is overwritten.", "Choose another name.")
-        dataset = load_dataset(data, "calibration") if data else None
-        result = transform(
-            load_model(model),
-            name,
-            to_builtins(options),
-            dataset=dataset,
-            workspace=Workspace(workspace),
-            progress=_progress(),
-        )
-        write_bytes(output, result.path.read_bytes())
-        print(f"{output}  {report.format_size(result.size_bytes / 1e6)}")
-
-    command.__doc__ = find_plugin("transforms", name).__doc__
-    return command
-
-
-def _export_command(name: str) -> Callable[..., None]:
-    kind: Any = flags(find_plugin("exporters", name).Options)
-
-    def command(
-        model: Model,
-        sample: Annotated[str, tyro.conf.arg(help="Samples; the first becomes the sample request.")],
-        directory: Annotated[Path, tyro.conf.arg(help="Folder that does not exist yet.")],
-        threads: Threads = 0,
-        provider: Provider = "CPUExecutionProvider",
-        options: Annotated[kind, tyro.conf.OmitArgPrefixes] = kind(),
-        workspace: Root = None,
-    ) -> None:
-        loaded = load_model(model)
-        engine = build_engine(loaded, options={"threads": threads, "provider": provider})
-        package = export_package(
-            Candidate(loaded.name, engine),
-            name,
-            to_builtins(options),
-            sample=load_dataset(sample, "evaluation"),
-            directory=directory,
-            workspace=Workspace(workspace),
-            progress=_progress(),
-        )
-        print(f"{package.directory}\nStart it there: {' '.join(package.command)}")
-
-    command.__doc__ = find_plugin("exporters", name).__doc__
-    return command
+def import_(*names: str) -> None:
+    """Convert a trained model to ONNX, compared with the original: see `workbench import --help`."""
 
 
 def transform_(*names: str) -> None:
@@ -210,7 +154,9 @@ def export_(*names: str) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "compare": compare,
+    "import": import_,
     "inspect": inspect,
+    "diff": diff,
     "transform": transform_,
     "latency": latency,
     "accuracy": accuracy,
@@ -219,7 +165,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "show": show,
     "plugins": plugins,
 }
-GROUPS = {"transform": ("transforms", _transform_command), "export": ("exporters", _export_command)}
+GROUPS = {
+    "import": ("importers", import_command),
+    "transform": ("transforms", transform_command),
+    "export": ("exporters", export_command),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -234,8 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="workbench", args=words, description=__doc__)
     except WorkbenchError as error:
         print(f"\n{error}", file=sys.stderr)
-        if isinstance(error, WorkerError) and error.details:
-            print(f"\n{error.details.strip()}", file=sys.stderr)
+        if details := getattr(error, "details", ""):
+            print(f"\n{details.strip()}", file=sys.stderr)
         raise SystemExit(1 if isinstance(error, GateError) else 2) from None
     except KeyboardInterrupt:
         print("\nCancelled; nothing unfinished was kept.", file=sys.stderr)
@@ -250,17 +200,6 @@ def _finish(finished: Run) -> None:
     for gate in finished.gates:
         print(f"gate     {gate}")
     finished.check_gates()
-
-
-def _progress() -> Progress:
-    """One line that overwrites itself on a terminal; nothing elsewhere, so that logs stay readable."""
-
-    def report_progress(fraction: float, message: str) -> None:
-        if sys.stderr.isatty():
-            end = "\r" if fraction < 1 else "\n"
-            print(f"\033[K{100 * fraction:3.0f} %  {message[:100]}", end=end, file=sys.stderr, flush=True)
-
-    return report_progress
 
 
 if __name__ == "__main__":

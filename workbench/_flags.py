@@ -1,13 +1,23 @@
-"""Turns Options dataclasses into command-line flags: same names, help texts, ranges and defaults."""
+"""Flags of the command line: made from the Options dataclasses, and those that several commands share."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from workbench.jobs import Progress
 from workbench.options import OptionField, option_fields
+
+Model = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="A model file, or sample:digits.")]
+Samples = Annotated[str, tyro.conf.arg(help="Samples that score: an .npz file, or sample:digits.")]
+Calibration = Annotated[str, tyro.conf.arg(help="Samples that set ranges; never those that score.")]
+Root = Annotated[Path | None, tyro.conf.arg(help="Folder of results; $WORKBENCH_WORKSPACE if not given.")]
+Threads = Annotated[int, tyro.conf.arg(help="Threads inside one operator; 0 takes every core.")]
+Provider = Annotated[str, tyro.conf.arg(help="Execution provider of ONNX Runtime.")]
 
 
 def flags(cls: type) -> Any:
@@ -34,3 +44,14 @@ def _help(entry: OptionField) -> str:
     else:
         span = unit
     return f"{entry.help} [{span}]" if span else entry.help
+
+
+def show_progress() -> Progress:
+    """One line that overwrites itself on a terminal; nothing elsewhere, so that logs stay readable."""
+
+    def report(fraction: float, message: str) -> None:
+        if sys.stderr.isatty():
+            end = "\r" if fraction < 1 else "\n"
+            print(f"\033[K{100 * fraction:3.0f} %  {message[:100]}", end=end, file=sys.stderr, flush=True)
+
+    return report

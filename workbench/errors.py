@@ -29,6 +29,17 @@ class ModelError(WorkbenchError, ValueError):
     """A model file that cannot be used."""
 
 
+class ConversionError(ModelError):
+    """A model that cannot become ONNX, or computes something else there; `details` holds what the framework said."""
+
+    def __init__(self, message: str, remedy: str = "", details: str = "") -> None:
+        super().__init__(message, remedy)
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.remedy, self.details)
+
+
 class DatasetError(WorkbenchError, ValueError):
     """Samples or labels that do not fit the model."""
 

@@ -33,7 +33,7 @@ def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
             imports.add(domain=node.domain, version=1)
     try:
         inferred = onnx.shape_inference.infer_shapes(copy)
-        if _longest_row(inferred.graph) <= _LONGEST_ROW:
+        if not _complete(inferred.graph) and _longest_row(inferred.graph) <= _LONGEST_ROW:
             inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
     except Exception:  # its errors have no common class, and what the graph says of itself is still worth having
         inferred = copy
@@ -50,6 +50,17 @@ def _crashing_nodes(proto: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, An
         for node in with_inner(nodes):
             if ("" if node.domain == "ai.onnx" else node.domain, node.op_type) in _CRASHING:
                 yield node, imports
+
+
+def _complete(graph: onnx.GraphProto) -> bool:
+    """Whether every node's outputs have known shapes, so that propagating values can add nothing."""
+    known = {
+        value.name
+        for value in (*graph.output, *graph.value_info)
+        if value.type.tensor_type.HasField("shape")
+        and all(size.HasField("dim_value") for size in value.type.tensor_type.shape.dim)
+    }
+    return all(name in known for node in graph.node for name in node.output if name)
 
 
 def _longest_row(graph: onnx.GraphProto) -> int:

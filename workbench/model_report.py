@@ -8,7 +8,7 @@ from workbench.conversion import Conversion
 from workbench.graph import GraphSummary
 from workbench.graph.diff import GraphDiff
 from workbench.model import Model
-from workbench.report import columns, format_size
+from workbench.report import columns, format_bytes, format_count, format_size
 from workbench.support import Unsupported
 
 CHECK_HEADINGS = ("output", "max abs error", "of the range", "cosine similarity", "top-1 agreement")
@@ -30,7 +30,7 @@ def model_text(model: Model, summary: GraphSummary) -> str:
                 f"{entry.count:,}",
                 format_count(entry.parameters) if entry.parameters else "–",
                 format_count(entry.macs) if entry.macs else "–",
-                format_size(entry.activation_bytes / 1e6) if entry.activation_bytes else "–",
+                format_bytes(entry.activation_bytes) if entry.activation_bytes else "–",
             )
         )
     rows[0] = (f"  {rows[0][0]}", *rows[0][1:])
@@ -44,22 +44,11 @@ def totals(summary: GraphSummary) -> dict[str, str]:
         "Nodes": f"{len(summary.nodes):,}",
         "Parameters": f"{summary.parameters:,}",
         "Multiply-accumulates": f"{format_count(summary.macs)} at batch {summary.batch}",
-        "Peak activation memory": f"{format_size(peak / 1e6)} at batch {summary.batch}"
-        if peak is not None
-        else "not known",
+        "Peak activation memory": f"{format_bytes(peak)} at batch {summary.batch}" if peak is not None else "not known",
     }
     if summary.unknown_shapes:
         found["Shapes not known"] = f"{summary.unknown_shapes:,} nodes: the totals leave out what depends on them"
     return found
-
-
-def format_count(number: int) -> str:
-    """A large number with three digits: `217,626` stays, `36,012,345` becomes `36.0 M`."""
-    for size, unit in ((10**12, "T"), (10**9, "G"), (10**6, "M")):
-        if number >= size:
-            value = number / size
-            return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {unit}"
-    return f"{number:,}"
 
 
 def check_rows(conversion: Conversion) -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import pkgutil
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from types import ModuleType
 
 from workbench.errors import MissingDependencyError, PluginError
@@ -77,6 +77,26 @@ def find_plugin(group: str, name: str) -> ModuleType:
             f"Install it: pip install 'deployment-workbench[{plugin.extra}]'.",
         )
     return importlib.import_module(modules[name])
+
+
+def plugin_modules(group: str) -> dict[str, ModuleType]:
+    """Plugin name → module of all that can be imported, those that lack a package for their work included."""
+    modules = _modules(group)
+    return {
+        plugin.name: importlib.import_module(modules[plugin.name]) for plugin in list_plugins(group) if not plugin.fault
+    }
+
+
+def required_versions(plugin: ModuleType) -> dict[str, str]:
+    """Versions of what a plugin requires: they decide its result. Some packages come in several wheels."""
+    versions = {}
+    for package in plugin.REQUIRES:
+        for distribution in (package, f"{package}-gpu", f"{package}-cpu"):
+            try:
+                versions[package] = version(distribution)
+            except PackageNotFoundError:
+                continue
+    return versions
 
 
 def _modules(group: str) -> dict[str, str]:

@@ -60,9 +60,11 @@ class ExportRecipe:
 class Recipe:
     """The whole flow; paths are relative to the folder that it runs in."""
 
-    model: Annotated[str, option("A model file, or sample:digits.")]
+    model: Annotated[str, option("A model file or folder of any format, or sample:digits.")]
     data: Annotated[DataRecipe, option("Samples.")]
     candidates: Annotated[tuple[CandidateRecipe, ...], option("Variants to try beside the original.")] = ()
+    importer: Annotated[dict[str, Any], option("Options of the importer that reads it.")] = field(default_factory=dict)
+    trust: Annotated[bool, option("Whether the model file may run code of its own.")] = False
     name: Annotated[str, option("Name of the run; the model's if empty.")] = ""
     backend: Annotated[str, option("What runs the original.")] = "onnxruntime"
     options: Annotated[dict[str, Any], option("Options of that backend.")] = field(default_factory=dict)
@@ -163,11 +165,18 @@ def run_recipe(
     """
     recipe = read_recipe(recipe)
     workspace = workspace or Workspace()
-    model = load_model(recipe.model)
+    model = load_model(
+        recipe.model,
+        recipe.importer,
+        samples=load_dataset(recipe.data.calibration, "calibration") if recipe.data.calibration else None,
+        trust=recipe.trust,
+        workspace=workspace,
+        progress=part_of(progress, 0.0, 0.1),
+    )
     evaluation = load_dataset(recipe.data.evaluation, "evaluation")
     candidates = [Candidate(ORIGINAL, build_engine(model, recipe.backend, recipe.options))]
     for number, wanted in enumerate(recipe.candidates):
-        start, end = 0.4 * number / len(recipe.candidates), 0.4 * (number + 1) / len(recipe.candidates)
+        start, end = (0.1 + 0.3 * (number + step) / len(recipe.candidates) for step in (0, 1))
         candidates.append(make_candidate(recipe, wanted, model, workspace, part_of(progress, start, end)))
     comparison = compare(
         candidates,

@@ -106,8 +106,28 @@ def describe_steps(row: Row) -> str:
 
 
 def format_size(megabytes: float) -> str:
-    """A size in MB (10⁶ bytes) with sensible digits."""
+    """A size in MB (10⁶ bytes), or kB below a tenth of one, with sensible digits."""
+    if megabytes < 0.1:
+        return f"{1e3 * megabytes:.1f} kB"
     return f"{megabytes:.2f} MB" if megabytes < 10 else f"{megabytes:,.0f} MB"
+
+
+def format_count(value: float | None, unit: str = "") -> str:
+    """A count with three significant digits, e.g. `1.23 M`; `–` if it is not known."""
+    if value is None:
+        return "–"
+    prefixes = ["", "k", "M", "G", "T", "P"]
+    while abs(value) >= 999.5 and len(prefixes) > 1:
+        value /= 1000
+        prefixes.pop(0)
+    whole = prefixes[0] == "" or abs(value) >= 99.95
+    digits = f"{value:.0f}" if whole else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+    return f"{digits} {prefixes[0]}{unit}".rstrip()
+
+
+def format_bytes(value: float | None) -> str:
+    """A size with three significant digits, e.g. `1.23 MB` (10⁶ bytes)."""
+    return format_count(value, "B")
 
 
 def format_estimate(estimate: Estimate | None) -> str:

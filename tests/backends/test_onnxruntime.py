@@ -97,7 +97,8 @@ def test_a_model_that_it_does_not_know_is_refused_in_words(tmp_path: Path) -> No
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "m.onnx")
     engine = build_engine(load_model(tmp_path / "m.onnx"))
 
-    with pytest.raises(ModelError, match=r"Frobnicate of 'of\.nobody', which ONNX Runtime .* not have"), open_runner(engine):
+    words = r"Frobnicate of 'of\.nobody', which ONNX Runtime .* not have"
+    with pytest.raises(ModelError, match=words), open_runner(engine):
         pass
 
 

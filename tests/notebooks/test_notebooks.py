@@ -55,7 +55,8 @@ def test_the_tour_ends_with_the_table_and_a_package_that_answered(tmp_path: Path
 
 
 def test_a_missed_gate_fails_the_batch_notebook_after_the_table(tmp_path: Path) -> None:
-    done = execute("batch.ipynb", tmp_path, latency={"seconds": 0.3}, gates={"max_size_mb": 0.1})
+    half = [{"name": "fp16", "transforms": ["float16"]}]
+    done = execute("batch.ipynb", tmp_path, candidates=half, latency={"seconds": 0.3}, gates={"max_size_mb": 0.1})
     assert done.returncode != 0
     assert "max_size_mb: 0.8763 against a limit of 0.1, missed by 0.776" in done.stderr
     assert "result" in printed(tmp_path)

@@ -113,4 +113,4 @@ def test_training_without_torch_says_what_to_install(
     assert train_digits.main([]) == 1
     message = capsys.readouterr().err
     assert message.startswith("Training the sample model needs torch,")
-    assert "pip install 'deployment-workbench[train]'" in message
+    assert "pip install 'deployment-workbench[torch]'" in message

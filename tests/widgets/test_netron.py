@@ -14,7 +14,7 @@ import pytest
 import traitlets
 from onnx import TensorProto, helper, numpy_helper
 
-from widgets._netron import NetronView
+from widgets._netron import NetronView, reads
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_loaded_model_waits_for_a_page(model: pathlib.Path) -> None:
 
 def test_a_page_gets_the_graph_without_weights(model: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [(reply, [data])] = ask(NetronView(model), monkeypatch, want="model")
-    assert reply == {"id": "7", "revision": 1}
+    assert reply == {"id": "7", "revision": 1, "total": len(data)}
     assert len(data) < 1000 < model.stat().st_size
     assert onnx.load_from_string(data).graph.node[0].name == "multiply"
 
@@ -64,8 +64,50 @@ def test_a_page_gets_netron_from_the_installed_package(monkeypatch: pytest.Monke
     assert "class extends" in files["view.js"]
 
 
-def test_other_messages_get_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_gets_the_modules_of_a_format_and_no_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    [(_, [module])] = ask(NetronView(), monkeypatch, want="file", name="tflite.js")
+    assert b"tflite" in module
+    for name in ("../netron/__init__.py", "/etc/passwd", "__init__.py", "missing.js", None):
+        [(_, [nothing])] = ask(NetronView(), monkeypatch, want="file", name=name)
+        assert nothing == b""
     assert ask(NetronView(), monkeypatch, want="/etc/passwd") == []
+
+
+def test_a_file_of_another_format_goes_whole_and_in_pieces(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(bytes(range(256)) * 20_000)
+    view = NetronView(path)
+    assert view.note == "5.12 MB, sent whole"
+    received = b""
+    while len(received) < path.stat().st_size:
+        [(reply, [piece])] = ask(view, monkeypatch, want="model", offset=len(received))
+        assert reply["total"] == path.stat().st_size
+        assert 0 < len(piece) <= 4_000_000
+        received += piece
+    assert received == path.read_bytes()
+
+
+def test_a_file_too_big_for_a_page_is_refused(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "huge.pt"
+    with path.open("wb") as file:
+        file.truncate(300_000_000)  # takes no room on disk
+    view = NetronView(path)
+    assert view.status == "error"
+    assert "300 MB" in view.message
+    assert "Convert it to ONNX" in view.message
+
+
+def test_a_saved_model_is_a_folder(tmp_path: pathlib.Path) -> None:
+    assert "folder without saved_model.pb" in NetronView(tmp_path).message
+    (tmp_path / "saved_model.pb").write_bytes(b"graph")
+    assert NetronView(tmp_path).name == "saved_model.pb"
+
+
+@pytest.mark.parametrize("name", ["a.tflite", "A.H5", "a.keras", "a.mlmodel", "a.xml", "a.gguf", "a.pt2", "a.onnx"])
+def test_formats_come_from_netron_itself(name: str) -> None:
+    assert reads(name)
 
 
 def test_nothing_big_is_part_of_the_saved_state(model: pathlib.Path) -> None:
@@ -90,11 +132,11 @@ def test_a_missing_file_is_reported(tmp_path: pathlib.Path) -> None:
 
 
 def test_another_kind_of_file_is_reported(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "model.pt"
+    path = tmp_path / "model.docx"
     path.write_bytes(b"")
     view = NetronView(path)
     assert view.status == "error"
-    assert "only .onnx files" in view.message
+    assert "Netron reads no .docx files" in view.message
 
 
 def test_a_broken_file_is_reported_and_a_good_one_clears_it(tmp_path: pathlib.Path, model: pathlib.Path) -> None:

@@ -23,7 +23,7 @@ def sample_model_path(name: str) -> Path:
     return digits.MODEL_PATH
 
 
-def sample_dataset(name: str, split: Literal["calibration", "evaluation"]) -> Dataset:
+def sample_dataset(name: str, split: Literal["training", "calibration", "evaluation"]) -> Dataset:
     """Samples of the bundled data that `sample:digits` names.
 
     Raises:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-REQUIRES = {"torch": "train", "onnxruntime": "cpu"}
+REQUIRES = {"torch": "torch", "onnxruntime": "cpu"}
 EPOCHS, BATCH_SIZE, PEAK_LEARNING_RATE = 40, 64, 4e-3
 SEED, THREADS = 0, 2
 OPSET, IR_VERSION = 17, 8

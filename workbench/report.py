@@ -32,8 +32,9 @@ def table_row(comparison: Comparison, row: Row) -> tuple[Cell, ...]:
     """The cells of one candidate, in the order of `HEADINGS`."""
     original = comparison.original
     size = row.size_bytes / 1e6
-    shrink = "" if row is original else f" ({original.size_bytes / row.size_bytes:.1f}× smaller)"
-    if row.size_bytes > original.size_bytes:
+    ratio = original.size_bytes / row.size_bytes
+    shrink = f" ({ratio:.1f}× smaller)" if ratio >= 1.05 else ""
+    if ratio <= 1 / 1.05:
         shrink = f" ({row.size_bytes / original.size_bytes:.1f}× larger)"
     p50, p99 = row.latency.p50, row.latency.p99
     return (

@@ -66,6 +66,18 @@ def test_the_dashboard_runs(tmp_path: Path) -> None:
     assert execute("dashboard.ipynb", tmp_path).returncode == 0
 
 
+def test_models_of_two_frameworks_come_in_and_are_compared(tmp_path: Path) -> None:
+    pytest.importorskip("tf2onnx")
+    done = execute("import.ipynb", tmp_path, epochs=2, seconds=0.2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = printed(tmp_path)
+    assert "Converted from PyTorch" in said
+    assert "Converted from Keras" in said
+    assert "whole.pt holds more than tensors" in said
+    assert "images as NCHW (channels first), where training had NHWC" in said
+    assert "Keras, simplified" in said
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.name)
 def test_notebooks_are_committed_without_outputs(path: Path) -> None:
     for cell in nbformat.read(path, as_version=4).cells:

@@ -9,8 +9,9 @@ import resource
 import tempfile
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from workbench import jobs
@@ -62,7 +63,7 @@ def convert_file(
     else:
         key = {
             "importer": name,
-            "source": hash_path(path),
+            "source": hash_path(path, _parts(plugin)),
             "options": to_builtins(options),
             "samples": samples.sha256 if samples else None,
             "versions": required_versions(plugin),
@@ -95,11 +96,23 @@ def _convert(
 ) -> Conversion:
     """Runs in the worker: what the framework wants, wastes or breaks stays in there."""
     tempfile.tempdir = str(target.parent)
-    _limit_memory(_MEMORY + _MEMORY_PER_BYTE * size_of(path))
+    _limit_memory(_MEMORY + _MEMORY_PER_BYTE * size_of(path, _parts(find_plugin("importers", name))))
     progress(0.02, f"starting {name}")
-    with _in_words(f"{path} cannot be read as a {name} model", "Save it again, and compare sizes if it was copied."):
-        source = find_plugin("importers", name).open_source(path, options, samples, trust)
+    source = open_file(name, path, options, samples, trust)
     return _write_and_verify(source, target, options, path.name, progress)
+
+
+def open_file(
+    name: str, path: Path, options: ConversionOptions, samples: Dataset | None = None, trust: bool = False
+) -> Source:
+    """Opens a file in its framework, here: what a damaged one does to the process, it does to this one.
+
+    Raises:
+        ModelError: It cannot be opened.
+    """
+    with _in_words(f"{path} cannot be read as a {name} model", "Save it again, and compare sizes if it was copied."):
+        source: Source = find_plugin("importers", name).open_source(path, options, samples, trust)
+    return source
 
 
 def _write_and_verify(
@@ -127,7 +140,8 @@ class _in_words:  # noqa: N801 (reads as a verb)
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if not isinstance(error, Exception) or isinstance(error, WorkbenchError | MemoryError):
             return
-        reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+        said = "".join(letter for letter in " ".join(str(error).split()) if letter.isprintable())
+        reason = said[:300].rstrip(".") or type(error).__name__
         raise ConversionError(f"{self.message}: {reason}.", self.remedy, traceback.format_exc()) from None
 
 
@@ -143,26 +157,38 @@ def _keep(workspace: Workspace, make: Callable[[Path], None]) -> Path:
         return workspace.artifact(_KIND, {"content": hash_path(made)}, fill)
 
 
+def _parts(plugin: ModuleType) -> tuple[str, ...]:
+    """Files and folders that make up a model which is a folder."""
+    parts: tuple[str, ...] = getattr(plugin, "PARTS", ())
+    return parts
+
+
 def _read(folder: Path, name: str, importer: str) -> Model:
     [path] = folder.glob("*.onnx")
     model = read_model(path, name=name, source=importer)
     return dataclasses.replace(model, conversion=read_json(folder / _RECORD, Conversion))
 
 
-def hash_path(path: Path) -> str:
-    """Hash of a file, or of all files of a folder with their names."""
+def hash_path(path: Path, parts: Sequence[str] = ()) -> str:
+    """Hash of a file, or of the files of a folder with their names."""
     if path.is_file():
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     digest = hashlib.sha256()
-    for part in sorted(part for part in path.rglob("*") if part.is_file()):
+    for part in _files(path, parts):
         digest.update(f"{part.relative_to(path)}\0{hash_path(part)}\0".encode())
     return digest.hexdigest()
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
-    return sum(part.stat().st_size for part in ([path] if path.is_file() else path.rglob("*")) if part.is_file())
+def size_of(path: Path, parts: Sequence[str] = ()) -> int:
+    """Bytes of a file, or of the files of a folder."""
+    return sum(part.stat().st_size for part in ([path] if path.is_file() else _files(path, parts)))
+
+
+def _files(folder: Path, parts: Sequence[str]) -> list[Path]:
+    """The files that a model is made of: a model's folder may be one that holds much else besides."""
+    roots = [folder / part for part in parts] if parts else [folder]
+    return sorted(file for root in roots for file in (root, *root.rglob("*")) if file.is_file())
 
 
 def _limit_memory(limit: int) -> None:

@@ -1,0 +1,1 @@
+"""What the TensorFlow, Keras and TFLite importers share."""

@@ -17,8 +17,8 @@ run: .venv/installed ## the whole flow on the bundled model, as a notebook and a
 	@echo "report    $(CURDIR)/runs/tour.html"
 	@echo "Go on with: make lab   (the tour in JupyterLab)   or   make voila   (the panels as a dashboard)"
 
-test: .venv/installed browser ## every test, browser tests included
-	pytest
+test: .venv/frameworks browser ## every test, browser tests included
+	pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 test-models: .venv/installed ## every model of ONNX's own test suites: read, opened, run, compared
 	pytest -m models tests/models
@@ -32,7 +32,7 @@ lab: .venv/installed ## JupyterLab on the tour
 voila: .venv/installed ## the dashboard
 	voila notebooks/dashboard.ipynb --template=lab --token --MappingKernelManager.cull_idle_timeout=600 --MappingKernelManager.cull_interval=60
 
-bench: .venv/installed ## speed and memory, peers side by side
+bench: .venv/frameworks ## speed and memory, peers side by side
 	$(BIN)/python -m benchmarks
 
 browser: .venv/installed
@@ -45,6 +45,11 @@ browser: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(INSTALL) '.[$(EXTRA),dev]' || { [ $(EXTRA) = gpu ] && echo "The gpu extra cannot be installed here; going on with cpu." >&2 && $(INSTALL) '.[cpu,dev]'; }
+	@touch $@
+
+# Only the tests of the importers need them.
+.venv/frameworks: .venv/installed
+	$(INSTALL) '.[torch,tensorflow]'
 	@touch $@
 
 clean: ## removes what the other targets made here, the environment included

@@ -174,6 +174,15 @@ def _mentions(process: Path, folder: str) -> Sequence[str]:
     return [command] if folder in command or folder in environment else []
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps together, where several processes run the tests, what shares a fixture that is slow to make."""
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent)
+        shared = {"tensorflow_files", "tensorflow_answers"} & set(getattr(item, "fixturenames", ()))
+        group = "tensorflow" if shared else "browser" if place.parts[0] == "browser" else str(place)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """CI has everything that the tests need, so a skipped test there is a missing installation."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import signal
 import subprocess
@@ -65,8 +66,9 @@ def test_inspect_shows_the_model(command_line: CommandLine) -> None:
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "digits_cnn: 0.88 MB, opset 17" in ended.stdout
-    assert "in  image float32[batch, 1, 32, 32]" in ended.stdout
-    assert "multiply-accumulates at batch 2" in ended.stdout
+    assert "in   image float32[batch, 1, 32, 32]" in ended.stdout
+    assert "Multiply-accumulates: 71.9 M at batch 2" in ended.stdout
+    assert re.search(r"Conv +8 +214 k +71.9 M", ended.stdout)
 
 
 def test_plugins_lists_all_groups(command_line: CommandLine) -> None:

@@ -18,8 +18,9 @@ _LISTED = 30  # changes printed before the rest is counted
 
 def model_text(model: Model, summary: GraphSummary) -> str:
     """A model for the terminal: interface, totals and totals by operator."""
-    opsets = ", ".join(f"{domain} {version}" for domain, version in summary.opsets.items())
-    lines = [f"{model.name}: {format_size(model.size_bytes / 1e6)}, opset {opsets}"]
+    others = (f"{domain} {version}" for domain, version in summary.opsets.items() if domain != "ai.onnx")
+    sets = ", ".join((f"opset {model.opset}", *others))
+    lines = [f"{model.name}: {format_size(model.size_bytes / 1e6)}, {sets}"]
     lines += [f"  in   {spec}" for spec in model.inputs] + [f"  out  {spec}" for spec in model.outputs]
     lines += [f"  {name}: {value}" for name, value in totals(summary).items()]
     rows = [OPERATOR_HEADINGS]

@@ -55,7 +55,7 @@ def load_model(
         name = _importer_of_object(source)
         checked = make_options(find_plugin("importers", name).Options, options, f"importer {name}")
         return convert_object(name, source, checked, samples, workspace or Workspace(), progress)
-    path = Path(source).expanduser().absolute()
+    path = Path(source).expanduser()
     name = importer_for(path)
     importer = find_plugin("importers", name)
     checked = make_options(importer.Options, options, f"importer {name}")
@@ -66,7 +66,7 @@ def load_model(
         path = path.parent
     if isinstance(samples, Mapping):
         samples = Dataset(samples)
-    return convert_file(name, path, checked, samples, trust, workspace or Workspace(), progress)
+    return convert_file(name, path.absolute(), checked, samples, trust, workspace or Workspace(), progress)
 
 
 def load_dataset(source: str | Path, split: Literal["training", "calibration", "evaluation"]) -> Dataset:

@@ -88,10 +88,10 @@ def write_large(path: Path) -> Path:
     return path
 
 
-def write_deep(path: Path) -> Path:
+def write_deep(path: Path, count: int = NODES) -> Path:
     """Residual blocks of convolution, normalization, activation and addition, one after the other."""
     weights, nodes = [numpy_helper.from_array(np.ones(4, np.float32), "vector")], []
-    for block in range(NODES // 4):
+    for block in range(count // 4):
         weights.append(numpy_helper.from_array(np.zeros((4, 4, 3, 3), np.float32), f"weight{block}"))
         nodes += [
             helper.make_node("Conv", [f"x{block}", f"weight{block}"], [f"c{block}"], f"conv{block}", pads=[1, 1, 1, 1]),
@@ -99,7 +99,7 @@ def write_deep(path: Path) -> Path:
             helper.make_node("Relu", [f"n{block}"], [f"r{block}"], f"relu{block}"),
             helper.make_node("Add", [f"r{block}", f"x{block}"], [f"x{block + 1}"], f"add{block}"),
         ]
-    save(path, nodes, weights, ["batch", 4, 8, 8], f"x{NODES // 4}")
+    save(path, nodes, weights, ["batch", 4, 8, 8], f"x{count // 4}")
     return path
 
 

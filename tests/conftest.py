@@ -174,6 +174,7 @@ def _mentions(process: Path, folder: str) -> Sequence[str]:
     return [command] if folder in command or folder in environment else []
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps together, where several processes run the tests, what shares a fixture that is slow to make."""
     for item in items:

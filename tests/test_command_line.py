@@ -71,6 +71,34 @@ def test_inspect_shows_the_model(command_line: CommandLine) -> None:
     assert re.search(r"Conv +8 +214 k +71.9 M", ended.stdout)
 
 
+def test_weights_of_another_framework_become_a_checked_file(command_line: CommandLine, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    weights = {"weight": np.eye(3, 4, dtype=np.float32), "bias": np.zeros(3, np.float32)}
+    safetensors.save_file(weights, tmp_path / "net.safetensors")
+    (tmp_path / "nets.py").write_text("import torch\n\n\ndef build():\n    return torch.nn.Linear(4, 3)\n")
+    given = ("net.safetensors", "--output", "net.onnx", "--factory", "nets.py:build")
+    ended = command_line("import", "pytorch", *given, "--inputs", "x float32[batch, 4]")
+
+    assert ended.returncode == 0, ended.stderr
+    assert "x float32[batch, 4]" in ended.stdout
+    assert "Converted from PyTorch" in ended.stdout
+    assert "100.0 %" in ended.stdout
+    assert "net: " in command_line("inspect", "net.onnx").stdout
+    assert "exists already" in paragraph(command_line("import", "onnx", "net.onnx", "--output", "net.onnx"))
+    assert "is read by the importer onnx" in paragraph(
+        command_line("import", "keras", "net.onnx", "--output", "a.onnx")
+    )
+
+
+def test_two_models_are_compared(command_line: CommandLine, model_file: Callable[..., Path], tmp_path: Path) -> None:
+    model_file(tmp_path / "narrow.onnx")
+    model_file(tmp_path / "wide.onnx", wide=2)
+    ended = command_line("diff", "narrow.onnx", "wide.onnx")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "narrow → wide: 2 changed" in ended.stdout
+
+
 def test_plugins_lists_all_groups(command_line: CommandLine) -> None:
     shown = command_line("plugins").stdout
 

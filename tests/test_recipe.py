@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from workbench.errors import Cancelled, GateError, RecipeError
+from workbench.errors import Cancelled, GateError, OptionsError, RecipeError
 from workbench.exporters import read_package
 from workbench.gates import Gates, evaluate_gates
 from workbench.recipe import Recipe, Run, read_recipe, run_recipe
@@ -267,3 +267,13 @@ def test_the_command_line_runs_it_and_ends_with_1_on_a_missed_gate(
     assert "gate     max_p50_ms: " in ended.stdout
     assert len(ended.stderr.strip().splitlines()) == 1
     assert "misses 1 gate: max_p50_ms" in ended.stderr
+
+
+def test_the_importer_gets_its_options(shared_workspace: Workspace) -> None:
+    short = {"candidates": [], "latency": {"seconds": 0.2}, "export": None}
+
+    run = run_recipe(changed(importer={"name": "mine"}, **short), workspace=shared_workspace)
+    assert run.path.name.startswith("mine-")
+    assert run.comparison.original.candidate.engine.model.name == "mine"
+    with pytest.raises(OptionsError, match=r"importer onnx has no option 'nam'\. Did you mean 'name'\?"):
+        run_recipe(changed(importer={"nam": "mine"}, **short), workspace=shared_workspace)

@@ -109,7 +109,7 @@ def _folded(rows: Sequence[w.Widget]) -> w.Widget:
 
 
 def _placeholder(field: OptionField) -> str:
-    return "comma-separated" if _is_list(field) else ""
+    return f"e.g. {field.example}" if field.example else "comma-separated" if _is_list(field) else ""
 
 
 def _is_list(field: OptionField) -> bool:

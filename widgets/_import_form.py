@@ -13,9 +13,8 @@ from widgets._form import OptionsForm
 from workbench.errors import WorkbenchError
 from workbench.importers import importer_for
 from workbench.plugins import list_plugins, plugin_modules
-from workbench.report import format_size
 
-_TRUST = "The file may run code of its own (only for files that you or people you trust made)"
+_TRUST = "Trust this file: it may run code of its own"
 
 
 class ImportForm(w.VBox):
@@ -33,7 +32,12 @@ class ImportForm(w.VBox):
         self._forms: dict[str, OptionsForm] = {}
         self._about = w.HTML()
         self._slot = w.VBox()
-        self.trust = w.Checkbox(description=_TRUST, indent=False, layout=w.Layout(width="auto"))
+        self.trust = w.Checkbox(
+            description=_TRUST,
+            indent=False,
+            layout=w.Layout(width="auto"),
+            tooltip="Only for files that you, or people you trust, made",
+        )
         super().__init__([self._about, self._slot, self.trust])
         self.observe(lambda _: self._refresh(), "path")
         self._refresh()
@@ -66,9 +70,7 @@ class ImportForm(w.VBox):
 
     def _describe(self) -> str:
         plugin = next(plugin for plugin in list_plugins("importers") if plugin.name == self.importer)
-        path = Path(self.path)
-        size = f", {format_size(path.stat().st_size / 1e6)}" if path.is_file() else ""
-        lines = [f"{plugin.summary.rstrip('.')}{size}"]
+        lines = [plugin.summary]
         if not plugin.available:
             lines.append(f"It {plugin.reason}")
         return "\n".join(lines)

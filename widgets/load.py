@@ -153,7 +153,7 @@ def _describe(
 ) -> dict[str, str]:
     common = list(summary.operators.items())[:8]
     return {
-        "Model": f"{model.name} ({model.source.upper()}, opset {model.opset})",
+        "Model": f"{model.name} ({_origin(model)}, opset {model.opset})",
         "Size": format_size(model.size_bytes / 1e6),
         "Takes": "; ".join(map(str, model.inputs)),
         "Gives": "; ".join(map(str, model.outputs)),
@@ -162,6 +162,10 @@ def _describe(
         "Evaluation": _samples(evaluation, "none: accuracy and agreement cannot be measured"),
         "Calibration": _samples(calibration, "none: static quantization needs some"),
     }
+
+
+def _origin(model: Model) -> str:
+    return f"from {model.conversion.framework}" if model.conversion else "ONNX"
 
 
 def _samples(dataset: Dataset | None, missing: str) -> str:

@@ -43,7 +43,8 @@ def _help(entry: OptionField) -> str:
         span = f"at least {low:g} {unit}".strip()
     else:
         span = unit
-    return f"{entry.help} [{span}]" if span else entry.help
+    text = f"{entry.help} [{span}]" if span else entry.help
+    return f"{text} E.g. {entry.example}" if entry.example else text
 
 
 def show_progress() -> Progress:

@@ -30,6 +30,7 @@ def option(
     maximum: float | None = None,
     unit: str = "",
     advanced: bool = False,
+    example: str = "",
 ) -> msgspec.Meta:
     """Describes one option; goes into `Annotated[type, option(...)]`.
 
@@ -39,8 +40,11 @@ def option(
         maximum: Largest allowed number.
         unit: Unit shown behind the value, e.g. `ms`.
         advanced: Folded away in forms until asked for.
+        example: What a value looks like, where text is free.
     """
-    return msgspec.Meta(description=help, ge=minimum, le=maximum, extra={"unit": unit, "advanced": advanced})
+    return msgspec.Meta(
+        description=help, ge=minimum, le=maximum, extra={"unit": unit, "advanced": advanced, "example": example}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +59,7 @@ class OptionField:
     maximum: float | None = None
     unit: str = ""
     advanced: bool = False
+    example: str = ""
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -91,6 +96,7 @@ def option_fields(cls: type) -> tuple[OptionField, ...]:
                 maximum=meta.le,
                 unit=extra.get("unit", ""),
                 advanced=extra.get("advanced", False),
+                example=extra.get("example", ""),
             )
         )
     return tuple(fields)

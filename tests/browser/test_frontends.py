@@ -9,6 +9,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import FrameLocator, Locator, Page, expect
 
+from tests.browser.user import themes
+
 pytestmark = pytest.mark.browser
 
 OpenNotebook = Callable[..., Page]  # the fixture: open_notebook(*cells, theme=...)
@@ -254,7 +256,7 @@ def test_a_file_dragged_from_the_file_browser_of_lab(open_notebook: OpenNotebook
     expect(item).to_be_visible()  # it was not moved
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", themes("dark"))  # Lab is switched to the other one
 def test_themes(open_notebook: OpenNotebook, conv_model: str, theme: str, request: pytest.FixtureRequest) -> None:
     page = open_notebook(ALL, theme=theme)
     frame = netron(page, 0)

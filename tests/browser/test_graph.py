@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
-import time
 
 import numpy as np
 import onnx
@@ -13,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from playwright.sync_api import FrameLocator, Locator, Page, expect
 
+from tests.browser.user import SCREENSHOTS, SLOW, themes
 from widgets._graph_page import graph_page
 from workbench import load_model
 
@@ -26,8 +25,6 @@ half = wb.transform(model, "float16", workspace=wb.Workspace({workspace!r}))
 graph = Graph(model=model, variants=(("half", half),), workspace={workspace!r})
 graph
 """
-SLOW = 30_000  # ms; a machine that is busy with other tests
-SCREENSHOTS = os.environ.get("WORKBENCH_SCREENSHOTS")
 
 
 def netron(page: Page, number: int = 0) -> FrameLocator:
@@ -49,7 +46,7 @@ def take_picture(page: Page, name: str) -> None:
 
 
 @pytest.mark.parametrize("open_notebook", ["lab"], indirect=True)
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", themes("dark"))
 def test_a_user_inspects_a_model_and_compares_it(
     open_notebook, theme: str, tmp_path: pathlib.Path, requests_elsewhere: list[str]
 ) -> None:
@@ -97,12 +94,10 @@ def test_ten_thousand_nodes_in_a_saved_page_without_kernel_or_network(
     assert file.stat().st_size < 1_500_000
     page.set_viewport_size({"width": 1400, "height": 1000})
     page.emulate_media(color_scheme="dark")
-    begun = time.monotonic()
     page.goto(file.as_uri())
     graph = netron(page)
     expect(graph.locator(".graph-node").first).to_be_visible(timeout=SLOW)
     expect(page.locator(".wb-netron-cover")).to_be_hidden(timeout=SLOW)
-    assert time.monotonic() - begun < 20  # 3 s on a machine that does nothing else
     expect(page.get_by_text("10,000 nodes").first).to_be_visible()
     assert graph.locator(".graph-node").count() < 200  # the others are drawn when they come into sight
 

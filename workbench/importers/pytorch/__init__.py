@@ -38,11 +38,14 @@ class Options(ConversionOptions):
 
     factory: Annotated[
         str,
-        option("Function that builds the module of a file of weights: package.module:function or file.py:function."),
+        option(
+            "Function that builds the module of a file of weights: package.module:function or file.py:function.",
+            example="nets.py:build",
+        ),
     ] = ""
-    arguments: Annotated[str, option('Keyword arguments of the factory as JSON, e.g. {"classes": 10}.')] = ""
+    arguments: Annotated[str, option("Keyword arguments of the factory as JSON.", example='{"classes": 10}')] = ""
     inputs: Annotated[
-        tuple[str, ...], option(f"Inputs where no samples are given, e.g. {EXAMPLE}; named axes are free.")
+        tuple[str, ...], option("Inputs where no samples are given; named axes are free.", example=EXAMPLE)
     ] = ()
     dynamic_batch: Annotated[bool, option("Free the first axis, so that the model takes any number of samples.")] = True
 

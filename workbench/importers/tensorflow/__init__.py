@@ -33,7 +33,8 @@ class Options(TensorFlowOptions):
         str, option("SavedModel: tags of the graph to convert, with commas; 'serve' if empty.", advanced=True)
     ] = ""
     inputs: Annotated[
-        str, option("Frozen graph: names of its inputs, with commas and shapes if need be, e.g. x[-1,28,28,1].")
+        str,
+        option("Frozen graph: names of its inputs, with commas and shapes if need be.", example="x[-1,28,28,1]"),
     ] = ""
     outputs: Annotated[str, option("Frozen graph: names of its outputs, with commas.")] = ""
 

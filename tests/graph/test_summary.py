@@ -186,25 +186,34 @@ def test_packed_weights_count_as_what_they_hold(tmp_path: Path) -> None:
 
 
 def test_scales_shapes_and_lone_numbers_are_no_parameters(tmp_path: Path) -> None:
-    """The quantized weight belongs to the product behind its DequantizeLinear and its Transpose."""
+    """The quantized weight belongs to the product behind its DequantizeLinear and its Transpose.
+
+    Integers of 32 bits are a bias behind a DequantizeLinear, and part of a shape elsewhere.
+    """
     nodes = [
         helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["float"], "dequantize"),
         helper.make_node("Transpose", ["float"], ["turned"], "turn"),
+        helper.make_node("Concat", ["all", "four"], ["small"], "join", axis=0),
+        helper.make_node("Cast", ["small"], ["shape"], "widen", to=TensorProto.INT64),
         helper.make_node("Reshape", ["x", "shape"], ["flat"], "flatten"),
         helper.make_node("MatMul", ["flat", "turned"], ["product"], "product"),
-        helper.make_node("Mul", ["product", "half"], ["y"], "halve"),
+        helper.make_node("DequantizeLinear", ["bias", "scale"], ["offset"], "dequantize bias"),
+        helper.make_node("Add", ["product", "offset"], ["sum"], "shift"),
+        helper.make_node("Mul", ["sum", "half"], ["y"], "halve"),
     ]
     constants = {
         "w": np.ones((3, 4), np.int8),
         "scale": np.float32(0.1),
         "zero": np.int8(0),
-        "shape": np.array([-1, 4]),
+        "all": np.array([-1], np.int32),
+        "four": np.array([4], np.int32),
+        "bias": np.ones(3, np.int32),
         "half": np.float32(0.5),
     }
     summary = summarize_graph(graph_of(tmp_path / "m.onnx", nodes, constants, ["batch", 2, 2]))  # type: ignore[arg-type]
 
-    assert {node.name: node.parameters for node in summary.nodes if node.parameters} == {"product": 12}
-    assert summary.weight_bytes == {"int64": 16, "int8": 13, "float32": 8}
+    assert {node.name: node.parameters for node in summary.nodes if node.parameters} == {"product": 12, "shift": 3}
+    assert summary.weight_bytes == {"int32": 20, "int8": 13, "float32": 8}
 
 
 def test_every_node_has_a_name_of_its_own_and_the_viewer_sees_the_same(tmp_path: Path) -> None:

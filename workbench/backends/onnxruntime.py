@@ -169,8 +169,8 @@ _REFUSALS = (
     ),
     (
         r"Could not find an implementation for (\S+)\((\d+)\)",
-        "uses {0} of opset {1} with an element type that {runtime} has no implementation for on this device",
-        "Export it with another opset or in float32, or use another backend.",
+        "uses {0} of opset {1}, which {runtime} does not implement on this device, or not for its element types",
+        "Raise its opset (transform upgrade_opset), export it in float32, or use another backend.",
     ),
 )
 

@@ -33,6 +33,9 @@ _SETTINGS: dict[str, Iterable[int]] = {
 _TRAINABLE = ("float", "bfloat", "complex", "int2", "int4", "int8", "int32", "uint2", "uint4", "uint8")
 
 
+_BIASED = {"QGemm", "QLinearConv"}  # take a bias in int32, which elsewhere is the type of indices and shapes
+
+
 @dataclass
 class Constants:
     """The constants of one node: how many trained numbers, and how many bytes in all."""
@@ -45,6 +48,7 @@ class Constants:
 class _Constant:
     parameters: int
     bytes: int
+    index: bool = False  # in int32: a quantized bias, or an index
     owned: bool = False
 
 
@@ -72,11 +76,13 @@ def find_weights(proto: onnx.ModelProto) -> dict[str, Constants]:
             read = [(place, constant) for place, key in enumerate(node.input) for constant in at.get(key, ())]
             for place, constant in read:
                 if place == 0 and node.op_type in _CARRIERS:
+                    constant.index &= node.op_type != "DequantizeLinear"
                     carried.append(constant)
                 elif not constant.owned:
                     constant.owned = True
                     owners[name].bytes += constant.bytes
-                    if place not in _SETTINGS.get(node.op_type, ()):
+                    index = constant.index and node.op_type not in _BIASED
+                    if not index and place not in _SETTINGS.get(node.op_type, ()):
                         owners[name].parameters += _unpacked(node) or constant.parameters
             if carried and node.output:
                 at[node.output[0]] = carried
@@ -110,7 +116,8 @@ def _constant(tensor: onnx.TensorProto) -> _Constant:
     """A lone number without an axis, an index and text are never trained."""
     spec = spec_of(tensor)
     numbers = count(spec.shape) or 0
-    return _Constant(numbers if spec.shape and spec.dtype.startswith(_TRAINABLE) else 0, size_bytes(spec) or 0)
+    trained = numbers if spec.shape and spec.dtype.startswith(_TRAINABLE) else 0
+    return _Constant(trained, size_bytes(spec) or 0, index=spec.dtype == "int32")
 
 
 def _unpacked(node: onnx.NodeProto) -> int:

@@ -10,9 +10,12 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.errors import ModelError
 from workbench.model import Model
 
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
+
+_NUMBERS = {"bool", *(np.dtype(code).name for code in np.typecodes["AllInteger"] + np.typecodes["Float"])}
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,17 @@ def random_feed(model: Model, batch: int, seed: int = 0) -> dict[str, NDArray[An
         model: Any model; its dynamic axes other than the first become 1.
         batch: Size of a dynamic first axis.
         seed: The same seed gives the same inputs.
+
+    Raises:
+        ModelError: It takes something else than tensors of numbers.
     """
     generator = np.random.default_rng(seed)
     feed: dict[str, NDArray[Any]] = {}
     for spec in model.inputs:
+        if spec.dtype not in _NUMBERS or "..." in spec.shape:
+            raise ModelError(
+                f"{model.name} takes '{spec}', for which no random values can be made up.", "Give samples instead."
+            )
         shape = [size if isinstance(size, int) else (batch if axis == 0 else 1) for axis, size in enumerate(spec.shape)]
         if np.issubdtype(np.dtype(spec.dtype), np.floating):
             feed[spec.name] = generator.random(shape).astype(spec.dtype)

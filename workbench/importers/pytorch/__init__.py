@@ -150,7 +150,7 @@ def _open_script(path: Path, options: Options, samples: Dataset | None) -> Sourc
     import torch
 
     try:
-        module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        module = torch.jit.load(path, map_location="cpu")
     except Exception as error:
         raise _unreadable(path, "a TorchScript archive", error) from None
     return _source(module, options, samples, path.name, [])

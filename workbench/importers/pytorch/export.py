@@ -210,7 +210,7 @@ def flatten(module: torch.nn.Module, call: Call) -> Any:
     import torch
     from torch.utils import _pytree
 
-    class Flat(torch.nn.Module):
+    class Flat(torch.nn.Module):  # type: ignore[misc]
         paths: tuple[Any, ...] = ()
 
         def __init__(self) -> None:
@@ -261,7 +261,7 @@ def _run_program(program: Any, tensors: Sequence[torch.Tensor], wanted: set[str]
 
     found: dict[str, torch.Tensor] = {}
 
-    class Recorder(torch.fx.Interpreter):
+    class Recorder(torch.fx.Interpreter):  # type: ignore[misc]
         def run_node(self, node: torch.fx.Node) -> Any:
             value = super().run_node(node)
             if node.name in wanted and isinstance(value, torch.Tensor):

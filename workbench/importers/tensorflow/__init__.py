@@ -112,7 +112,7 @@ def _signatures(meta_graph: Any) -> list[str]:
 
 
 def _signature(folder: Path, meta_graph: Any, wanted: str) -> str:
-    names = _signatures(meta_graph)
+    names = sorted(_signatures(meta_graph))
     if not names:
         raise ModelError(
             f"{folder} has no signature, so nothing says what goes in and what comes out.",

@@ -18,7 +18,7 @@ run: .venv/installed ## the whole flow on the bundled model, as a notebook and a
 	@echo "Go on with: make lab   (the tour in JupyterLab)   or   make voila   (the panels as a dashboard)"
 
 test: .venv/frameworks browser ## every test, browser tests included
-	pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 test-models: .venv/installed ## every model of ONNX's own test suites: read, opened, run, compared
 	pytest -m models tests/models

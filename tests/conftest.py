@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +16,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from xdist.scheduler import LoadScopeScheduling
 
 from workbench.dataset import Dataset
 from workbench.importers import load_dataset, load_model
 from workbench.model import Model
 from workbench.workspace import ROOT_VARIABLE, Workspace
+
+SHARED = {"browser": r"/browser/", "tensorflow": r"/importers/.*(tensorflow|keras|tflite)"}
 
 ModelFile = Callable[..., Path]
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]
@@ -174,14 +178,17 @@ def _mentions(process: Path, folder: str) -> Sequence[str]:
     return [command] if folder in command or folder in environment else []
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps together, where several processes run the tests, what shares a fixture that is slow to make."""
-    for item in items:
-        place = item.path.relative_to(Path(__file__).parent)
-        shared = {"tensorflow_files", "tensorflow_answers"} & set(getattr(item, "fixturenames", ()))
-        group = "tensorflow" if shared else "browser" if place.parts[0] == "browser" else str(place)
-        item.add_marker(pytest.mark.xdist_group(group))
+class ByFixture(LoadScopeScheduling):  # type: ignore[misc]
+    """Deals the tests out by file; files that share a fixture which is slow to make go to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((name for name, mark in SHARED.items() if re.search(mark, file)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFixture:
+    """How `make test` uses more than one core."""
+    return ByFixture(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

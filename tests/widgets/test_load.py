@@ -74,6 +74,4 @@ def test_a_conversion_is_checked_shown_and_said_in_code(tmp_path: Path, weights:
     python, recipe = panel.code()
     said = yaml.safe_load(recipe)
     assert said["importer"] == panel.importing.changed
-    scope: dict[str, object] = {}
-    exec(python, scope)
-    assert scope["model"].inputs == panel.model.inputs  # type: ignore[attr-defined]
+    assert python.endswith(f"model = wb.load_model({str(weights)!r}, {panel.importing.changed!r})")

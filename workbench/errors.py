@@ -29,8 +29,8 @@ class ModelError(WorkbenchError, ValueError):
     """A model file that cannot be used."""
 
 
-class ConversionError(ModelError):
-    """A model that cannot become ONNX, or computes something else there; `details` holds what the framework said."""
+class DetailedError(WorkbenchError):
+    """An error behind which another program stands; `details` holds what that said."""
 
     def __init__(self, message: str, remedy: str = "", details: str = "") -> None:
         super().__init__(message, remedy)
@@ -38,6 +38,10 @@ class ConversionError(ModelError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.remedy, self.details)
+
+
+class ConversionError(DetailedError, ModelError):
+    """A model that cannot become ONNX, or computes something else there."""
 
 
 class DatasetError(WorkbenchError, ValueError):
@@ -76,15 +80,8 @@ class WorkspaceError(WorkbenchError, OSError):
     """A place on disk that cannot be written."""
 
 
-class WorkerError(WorkbenchError, RuntimeError):
+class WorkerError(DetailedError, RuntimeError):
     """The subprocess that did the work broke; `details` holds what it said last."""
-
-    def __init__(self, message: str, remedy: str = "", details: str = "") -> None:
-        super().__init__(message, remedy)
-        self.details = details
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.remedy, self.details)
 
 
 class GateError(WorkbenchError, AssertionError):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import shutil
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 from workbench.errors import ModelError
 from workbench.model import Model
-from workbench.workspace import writing
+from workbench.workspace import replacing, writing
 
 
 def save_model(model: Model, path: str | Path) -> Model:
@@ -38,18 +35,7 @@ def save_model(model: Model, path: str | Path) -> Model:
     with contextlib.ExitStack() as undo:
         for target, source in parts.items():
             undo.callback(target.unlink, missing_ok=True)
-            with writing(target), _replacing(target) as temporary:
+            with writing(target), replacing(target) as temporary:
                 shutil.copyfile(source, temporary)
         undo.pop_all()
     return dataclasses.replace(model, path=path)
-
-
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -9,7 +10,7 @@ import resource
 import tempfile
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -128,21 +129,17 @@ def _write_and_verify(
         return verify(source, model, options.tolerance, part_of(progress, 0.7, 1.0, "checking: "))
 
 
-class _in_words:  # noqa: N801 (reads as a verb)
+@contextlib.contextmanager
+def _in_words(message: str, remedy: str) -> Iterator[None]:
     """Turns whatever a framework raises into a sentence; its traceback goes into the details."""
-
-    def __init__(self, message: str, remedy: str) -> None:
-        self.message, self.remedy = message, remedy
-
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, WorkbenchError | MemoryError):
-            return
+    try:
+        yield
+    except (WorkbenchError, MemoryError):
+        raise
+    except Exception as error:
         said = "".join(letter for letter in " ".join(str(error).split()) if letter.isprintable())
         reason = said[:300].rstrip(".") or type(error).__name__
-        raise ConversionError(f"{self.message}: {reason}.", self.remedy, traceback.format_exc()) from None
+        raise ConversionError(f"{message}: {reason}.", remedy, traceback.format_exc()) from None
 
 
 def _keep(workspace: Workspace, make: Callable[[Path], None]) -> Path:

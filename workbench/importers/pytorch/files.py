@@ -63,7 +63,7 @@ def kind_of(path: Path) -> Kind:
     if _LEGACY in head:
         return "weights"
     what = "is empty (0 bytes)" if not size else f"is not a whole {path.suffix.lower()} file of PyTorch"
-    raise ModelError(f"{path} {what}.", _SAVE)
+    raise ModelError(f"{path} {what}.", _DAMAGED if path.suffix.lower() == ".safetensors" else _SAVE)
 
 
 def require_trust(path: Path, kind: Kind, trust: bool) -> None:

@@ -32,7 +32,7 @@ lab: .venv/installed ## JupyterLab on the tour
 voila: .venv/installed ## the dashboard
 	voila notebooks/dashboard.ipynb --template=lab --token --MappingKernelManager.cull_idle_timeout=600 --MappingKernelManager.cull_interval=60
 
-bench: .venv/frameworks ## speed and memory, peers side by side
+bench: .venv/peers ## speed and memory, peers side by side
 	$(BIN)/python -m benchmarks
 
 browser: .venv/installed
@@ -44,12 +44,17 @@ browser: .venv/installed
 	$(PYTHON) -m venv .venv || { rm -rf .venv; [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -y -q python3-venv && $(PYTHON) -m venv .venv; } || { rm -rf .venv; echo "Install Python's venv module first: apt-get install python3-venv" >&2; exit 1; }
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(INSTALL) '.[$(EXTRA),dev]' || { [ $(EXTRA) = gpu ] && echo "The gpu extra cannot be installed here; going on with cpu." >&2 && $(INSTALL) '.[cpu,dev]'; }
+	$(INSTALL) '.[$(EXTRA),openvino,dev]' || { [ $(EXTRA) = gpu ] && echo "The gpu extra cannot be installed here; going on with cpu." >&2 && $(INSTALL) '.[cpu,openvino,dev]'; }
 	@touch $@
 
-# Only the tests of the importers need them.
+# Only tests need them: what formats, backends, metrics and cross-checks of other libraries take.
 .venv/frameworks: .venv/installed
-	$(INSTALL) '.[torch,tensorflow]'
+	$(INSTALL) '.[torch,tensorflow,tensorrt-rtx,detection,loadgen]'
+	@touch $@
+
+# Only benchmarks need them: peers.
+.venv/peers: .venv/frameworks
+	$(INSTALL) '.[bench]'
 	@touch $@
 
 clean: ## removes what the other targets made here, the environment included

@@ -18,12 +18,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.faults import faulty as faulty
 from workbench.dataset import Dataset
 from workbench.importers import load_dataset, load_model
 from workbench.model import Model
 from workbench.workspace import ROOT_VARIABLE, Workspace
 
-SHARED = {"browser": r"/browser/", "tensorflow": r"/importers/.*(tensorflow|keras|tflite)"}
+SHARED = {
+    "browser": r"/browser/",
+    "tensorflow": r"/importers/.*(tensorflow|keras|tflite)",
+    "explain": r"/explain/test_(explain|quantized)",
+}
 
 ModelFile = Callable[..., Path]
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import Faulty
+from tests.made import latency_of, near
 from workbench.backends import build_engine
-from workbench.comparison import Candidate, Comparison, Row, choose, compare, pareto_front
+from workbench.choice import choose, find_outside, pareto_front
+from workbench.comparison import Candidate, Comparison, Row, compare
 from workbench.dataset import Dataset
 from workbench.engine import Engine
-from workbench.errors import Cancelled, OptionsError
+from workbench.errors import Cancelled, OptionsError, WorkerError
 from workbench.importers import load_model
 from workbench.measure.accuracy import Accuracy, Agreement
 from workbench.measure.environment import Environment
-from workbench.measure.latency import LatencyStats
 from workbench.measure.statistics import Estimate
 from workbench.model import Model
+from workbench.report import comparison_text
 from workbench.transforms import transform
 from workbench.workspace import Workspace
 
@@ -26,11 +29,10 @@ from workbench.workspace import Workspace
 def row(name: str, top1: float, ms: float, megabytes: float = 1.0, *, original_ms: float = 2.0) -> Row:
     """A row as if it had been measured, its speed-up known to 2 %."""
     model = Model(Path("m.onnx"), name, (), (), 17, int(megabytes * 1e6))
-    time = Estimate(ms, 0.99 * ms, 1.01 * ms)
-    speedup = Estimate(original_ms / ms, 0.98 * original_ms / ms, 1.02 * original_ms / ms)
-    latency = LatencyStats(1, time, time, time, time, time, ms, ms, 1.0, 1.0, 50.0, 1000, 100, 1, (ms,) * 10, {})
-    accuracy = Accuracy(Estimate(top1, top1 - 0.01, top1 + 0.01), 1000, "data")
-    return Row(Candidate(name, Engine(model, "onnxruntime", {}, "CPU", model.path)), latency, speedup, accuracy)
+    speedup = near(original_ms / ms)
+    accuracy = Accuracy("top-1", Estimate(top1, top1 - 0.01, top1 + 0.01), 1000, "data")
+    candidate = Candidate(name, Engine(model, "onnxruntime", {}, "CPU", model.path))
+    return Row(candidate, latency_of(ms), speedup, speedup, speedup, accuracy)
 
 
 def comparison(*rows: Row) -> Comparison:
@@ -92,6 +94,28 @@ def test_what_is_slower_is_not_chosen_for_its_size_either() -> None:
     assert choose(rows, {"prefer": "size"}).name == "alike"
 
 
+def test_limits_on_size_and_tail_narrow_the_choice_and_the_front() -> None:
+    rows = comparison(
+        ORIGINAL, row("fast", 0.975, 0.5, 0.9), row("small", 0.975, 1.0, 0.2), row("tiny", 0.97, 1.5, 0.1)
+    )
+
+    assert choose(rows, {"max_size_mb": 0.5}).name == "small"
+    assert choose(rows, {"max_size_mb": 0.5}).rejected == {"fast": "takes 0.90 MB, over the limit of 0.5"}
+    assert pareto_front(rows, {"max_size_mb": 0.5}) == ("small",)
+    assert choose(rows, {"max_p99_ms": 0.7}).name == "fast"
+    missed = choose(rows, {"max_p99_ms": 0.1})
+    assert missed.name == "original"
+    assert missed.reason.startswith("no candidate keeps every limit, nor does it: it takes 2 ms at the 99th percentile")
+    assert set(find_outside(rows, {"max_p99_ms": 0.1})) == {"original", "fast", "small", "tiny"}
+
+
+def test_a_tail_that_is_not_known_keeps_no_limit() -> None:
+    unknown = dataclasses.replace(row("fast", 0.98, 0.5), latency=latency_of(0.5, p99=None))
+    choice = choose(comparison(ORIGINAL, unknown), {"max_p99_ms": 5})
+
+    assert choice.rejected == {"fast": "has too few timings to know its 99th percentile"}
+
+
 def test_an_unknown_wish_is_refused_by_name() -> None:
     with pytest.raises(OptionsError, match=r"choose has no option 'budget'"):
         choose(comparison(ORIGINAL), {"budget": 1})
@@ -141,7 +165,7 @@ def test_a_measured_comparison_is_paired_and_kept(
     assert int8.output_error is not None
     assert int8.output_error.sqnr_db is not None
     assert int8.output_error.sqnr_db > 20
-    assert len(int8.latency.round_medians) == len(original.latency.round_medians)
+    assert len(int8.latency.blocks) == len(original.latency.blocks)
     assert first.accuracy_drop(int8) < 1
 
     assert run(copied) == first
@@ -150,6 +174,24 @@ def test_a_measured_comparison_is_paired_and_kept(
     # The original has moved: what was measured still holds, but the place must be the new one.
     moved = load_model(shutil.move(copied.path, tmp_path / "second.onnx"))
     assert run(moved).original.candidate.engine.path == moved.path
+
+
+def test_a_candidate_that_fails_is_named_and_the_others_are_measured(
+    faulty: Faulty, tiny: Model, tiny_data: Dataset, workspace: Workspace
+) -> None:
+    candidates = [
+        Candidate("original", build_engine(tiny, options={"threads": 1})),
+        Candidate("late crash", faulty("crashes")),
+        Candidate("again", build_engine(tiny, options={"threads": 1})),
+    ]
+    found = compare(candidates, tiny_data.take(5), {"seconds": 0.3, "launches": 1}, workspace=workspace)
+
+    assert [row.name for row in found.rows] == ["original", "again"]
+    assert "SIGABRT" in found.failures["late crash"]
+    assert "✗ late crash could not be measured: tiny on faulty" in comparison_text(found)
+    assert not list((workspace.root / "comparisons").glob("*"))  # another try may succeed
+    with pytest.raises(WorkerError, match="SIGABRT"):
+        compare(candidates[1:], tiny_data.take(5), {"seconds": 0.3}, workspace=workspace)
 
 
 def test_names_must_differ(tiny: Model, tiny_data: Dataset) -> None:

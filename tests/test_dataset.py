@@ -105,8 +105,9 @@ def test_samples_that_do_not_fit_the_model(tiny: Model, inputs: dict[str, np.nda
         ({"inputs": {}, "labels": None}, ["no arrays"]),
         ({"inputs": {"x": np.ones((0, 4))}, "labels": None}, ["x: 0"]),
         ({"inputs": {"x": np.array(3.0)}, "labels": None}, ["x: 0"]),
-        ({"labels": np.linspace(0, 1, 6)}, ["type float64", "one class number (an integer) per sample"]),
-        ({"labels": np.eye(6, dtype=np.int64)}, ["shape (6, 6)", "not one-hot"]),
+        ({"labels": np.array(3)}, ["labels: 0"]),
+        ({"labels": np.array(["cat"] * 6)}, ["labels of data are of type <U3", "Give numbers"]),
+        ({"labels": np.array([None] * 6)}, ["of type object"]),
     ],
 )
 def test_samples_that_do_not_fit_each_other(changes: dict[str, Any], words: list[str]) -> None:
@@ -120,6 +121,28 @@ def test_samples_that_do_not_fit_each_other(changes: dict[str, Any], words: list
 def test_labels_out_of_range(label: int) -> None:
     labels = np.array([0, 1, 2, 0, 1, label])
     with pytest.raises(DatasetError, match=rf"data run from .*{label}.*has 3 classes \(0 to 2\)"):
+        check_labels(samples(labels=labels), 3)
+
+
+@pytest.mark.parametrize("labels", [np.linspace(0, 1, 6), np.eye(6, dtype=np.int64), np.zeros(6, bool)])
+def test_labels_that_are_no_classes(labels: np.ndarray) -> None:
+    with pytest.raises(DatasetError, match=r"The labels of data have shape .*Give one class number per sample"):
+        check_labels(samples(labels=labels), 3)
+
+
+@pytest.mark.parametrize("labels", [np.zeros(6), np.zeros((6, 4, 4), np.uint8), np.zeros((6, 2, 5), np.float32)])
+def test_targets_masks_and_boxes_are_labels_too(npz: Write, labels: np.ndarray) -> None:
+    dataset = read_npz(npz(x=np.ones((6, 4), np.float32), labels=labels))
+
+    assert dataset.labels is not None
+    np.testing.assert_array_equal(dataset.labels, labels)
+    assert dataset.take(2).labels.shape == (2, *labels.shape[1:])  # type: ignore[union-attr]
+
+
+def test_a_label_that_does_not_count_may_lie_outside() -> None:
+    labels = np.array([0, 1, 255, 2, 255, 0])
+    assert check_labels(samples(labels=labels), 3, ignored=255) is labels
+    with pytest.raises(DatasetError, match="from 0 to 255"):
         check_labels(samples(labels=labels), 3)
 
 

@@ -55,6 +55,15 @@ def test_progress_arrives_in_order(tasks: ModuleType) -> None:
     assert list(dict.fromkeys(heard)) == [(0.0, ""), (0.0, "step 0"), (1 / 3, "step 1"), (2 / 3, "step 2")]
 
 
+def test_events_arrive_beside_the_answer(tasks: ModuleType) -> None:
+    heard: list[int] = []
+    for watch in (heard.append, None):
+        with jobs.Worker(tasks.tell_events, 3) as worker:
+            assert worker.receive(watch=watch) == "told"
+
+    assert heard == [0, 1, 2]
+
+
 def test_part_of_maps_a_step_onto_its_share() -> None:
     heard: list[tuple[float, str]] = []
     jobs.part_of(lambda *message: heard.append(message), 0.5, 0.75, "int8: ")(0.5, "half")

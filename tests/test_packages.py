@@ -14,7 +14,7 @@ import workbench
 
 ROOT = Path(__file__).parent.parent
 OPTIONAL = ("onnxruntime", "tensorrt", "cuda", "pycuda", "torch", "onnxscript", "safetensors")
-OPTIONAL += ("tensorflow", "keras", "tf2onnx", "h5py", "onnxslim")
+OPTIONAL += ("tensorflow", "keras", "tf2onnx", "h5py", "onnxslim", "pycocotools")
 
 
 def python(code: str) -> str:

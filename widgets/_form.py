@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -109,21 +110,43 @@ def _folded(rows: Sequence[w.Widget]) -> w.Widget:
 
 
 def _placeholder(field: OptionField) -> str:
-    return f"e.g. {field.example}" if field.example else "comma-separated" if _is_list(field) else ""
+    if field.example:
+        return f"e.g. {field.example}"
+    return "comma-separated" if _is_list(field) else "no limit" if _is_optional_number(field) else ""
 
 
 def _is_list(field: OptionField) -> bool:
     return typing.get_origin(field.type) is tuple
 
 
+def _is_list_of_numbers(field: OptionField) -> bool:
+    [item, *_] = typing.get_args(field.type) if _is_list(field) else (None,)
+    return getattr(item, "__origin__", item) is int
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text  # what is no number is refused, in words, where it is used
+
+
+def _is_optional_number(field: OptionField) -> bool:
+    return field.optional and bool({int, float} & set(typing.get_args(field.type)))
+
+
 def _to_control(field: OptionField, value: Any) -> Any:
     if _is_list(field):
-        return ", ".join(value)
+        return ", ".join(map(str, value))
+    if _is_optional_number(field) and value is not None:
+        return f"{value:g}"
     return "" if value is None else value
 
 
 def _from_control(field: OptionField, value: Any) -> Any:
     if _is_list(field):
         parts = re.split(r",(?![^\[]*\])", value)  # a comma between brackets belongs to a shape
-        return [part.strip() for part in parts if part.strip()]
-    return None if field.optional and value == "" else value
+        return [_number(part.strip()) if _is_list_of_numbers(field) else part.strip() for part in parts if part.strip()]
+    if field.optional and value == "":
+        return None
+    if _is_optional_number(field):
+        with contextlib.suppress(ValueError):  # what is no number is refused, in words, where it is used
+            return float(value)
+    return value

@@ -34,7 +34,14 @@ CHANGE_COLUMNS = (
     Column("after", True, "Nodes on the right"),
     Column("what happened", True),
 )
-COLOR_BY = {"nothing": "", "MACs": "macs", "parameters": "parameters", "memory": "memory", "precision": "precision"}
+COLOR_BY = {
+    "nothing": "",
+    "time": "time",
+    "MACs": "macs",
+    "parameters": "parameters",
+    "memory": "memory",
+    "precision": "precision",
+}
 
 _STEPS = 5
 _KINDS = 8
@@ -127,9 +134,19 @@ def facts_line(summary: GraphSummary) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def paint_nodes(summary: GraphSummary, by: str) -> Paint:
-    """Colours the nodes by one of the values of `COLOR_BY`."""
+def paint_nodes(summary: GraphSummary, by: str, times: Mapping[str, float] | None = None) -> Paint:
+    """Colours the nodes by one of the values of `COLOR_BY`.
+
+    Args:
+        summary: The graph.
+        by: What to colour by.
+        times: Time by node, ms, where the model was profiled; what is fused stands at one node of the group.
+    """
     nodes = summary.nodes
+    if by == "time" and not times:
+        return Paint({}, {"title": "Time", "entries": [{"color": "var(--wb-none)", "text": "not profiled yet"}]})
+    if by == "time" and times:
+        return paint_values("Time", {node.name: times.get(node.name, 0.0) for node in nodes}, format_time)
     if by == "precision":
         return paint_kinds("Precision", {node.name: node.precision or "not known" for node in nodes})
     if by == "macs":
@@ -174,6 +191,11 @@ def paint_kinds(title: str, kinds: Mapping[str, str]) -> Paint:
     color = {kind: f"var(--wb-kind-{min(number, _KINDS)})" for number, kind in enumerate(ordered, 1)}
     entries = [{"color": color[kind], "text": f"{kind} ({counts[kind]:,})"} for kind in ordered]
     return Paint({name: color[kind] for name, kind in kinds.items()}, {"title": title, "entries": entries})
+
+
+def format_time(ms: float) -> str:
+    """A time with three significant digits, below a millisecond in microseconds."""
+    return f"{ms:.3g} ms" if ms >= 1 else f"{1000 * ms:.3g} µs"
 
 
 def _nodes(count: int) -> str:

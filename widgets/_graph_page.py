@@ -7,7 +7,7 @@ import gzip
 import html
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from widgets._graph_data import (
@@ -28,7 +28,7 @@ from workbench.skeleton import without_weights
 _HERE = pathlib.Path(__file__).parent
 
 
-def graph_page(model: Model, summary: GraphSummary | None = None) -> str:
+def graph_page(model: Model, summary: GraphSummary | None = None, times: Mapping[str, float] | None = None) -> str:
     """Writes the graph of a model, without its weights, as a page of its own.
 
     The page runs the same front end as the widgets, with Netron in the same sandboxed frame.
@@ -36,6 +36,7 @@ def graph_page(model: Model, summary: GraphSummary | None = None) -> str:
     Args:
         model: Any model.
         summary: Its summary, if there is one already.
+        times: Time by node, ms, where it was profiled.
 
     Raises:
         ModelError: The file does not hold an ONNX model.
@@ -48,12 +49,15 @@ def graph_page(model: Model, summary: GraphSummary | None = None) -> str:
         "model": _text(skeleton),
         "nodes": _table(NODE_COLUMNS, node_rows(summary)),
         "operators": _table(OPERATOR_COLUMNS, operator_rows(summary)),
-        "paints": {label: paint_nodes(summary, by)._asdict() for label, by in COLOR_BY.items()},
+        "paints": {
+            label: paint_nodes(summary, by, times)._asdict() for label, by in COLOR_BY.items() if by != "time" or times
+        },
         "scripts": {name: (_HERE / name).read_text("utf-8") for name in ("_netron.js", "_graph_table.js")},
     }
     texts = {
         "title": html.escape(model.name),
         "facts": html.escape(facts_line(summary)),
+        "page": (_HERE / "_page.css").read_text("utf-8"),
         "style": (_HERE / "_graph.css").read_text("utf-8"),
         "script": (_HERE / "_graph_page.js").read_text("utf-8"),
         "data": _text(gzip.compress(json.dumps(data).encode(), compresslevel=6, mtime=0)),

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 
 from workbench.errors import WorkbenchError
+from workbench.measure.trust import Trust
 
 STYLE = f"<style>{pathlib.Path(__file__).with_name('panel.css').read_text('utf-8')}</style>"
 
@@ -40,6 +41,17 @@ def facts(rows: Mapping[str, str]) -> str:
     """Names and values below each other."""
     cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
     return f'<table class="wb-facts">{"".join(cells)}</table>'
+
+
+def checks(trust: Trust) -> str:
+    """Everything that was checked of a measurement, one by one: what was found, and whether it speaks against it."""
+    words = {"ok": "✓", "doubt": "✗", "unknown": "–"}
+    rows = (
+        f'<tr class="wb-{check.verdict}"><td title="{check.verdict}">{words[check.verdict]}</td>'
+        f"<th>{html.escape(check.name)}</th><td>{html.escape(check.reason)}</td></tr>"
+        for check in trust.checks
+    )
+    return f'<table class="wb-facts wb-checks">{"".join(rows)}</table>'
 
 
 def listing(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

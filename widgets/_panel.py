@@ -166,6 +166,9 @@ class Panel(Static):
                 callback()
             except Exception as error:
                 self._show_error(error)
+            else:
+                if self._failure is None:
+                    self.error = self._error_box.value = ""
 
         return guarded
 

@@ -14,8 +14,14 @@ const STYLE = `
 .wb-table tbody tr[aria-selected="true"] { box-shadow: inset 3px 0 0 var(--jp-brand-color1, Highlight);
   background: var(--jp-layout-color2, transparent); }
 .wb-table .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 50%; margin-right: 8px; }
+.wb-table tr.faded td { opacity: 0.45; }
 .wb-table .mark { display: inline-block; width: 1.4em; text-align: center; }
-.wb-scroll { overflow-x: auto; }`;
+.wb-table td span { white-space: nowrap; }
+.wb-scroll { overflow-x: auto; container-type: inline-size; }
+@container (max-width: 800px) {
+  .wb-table th button, .wb-table td { padding: 5px 6px; }
+  .wb-table td:not(.left) { white-space: normal; }
+}`;
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -53,10 +59,11 @@ function render({ model, el }) {
         swatch.style.background = entry.color;
         element.append(make("span", { className: "mark", textContent: entry.mark }), swatch);
       }
-      element.append(cell.text);
+      // Where room is short, what stands in parentheses goes below.
+      for (const part of cell.text.split(/ (?=\()/)) element.append(make("span", { textContent: part }), " ");
       return element;
     });
-    const line = make("tr", { tabIndex: 0 }, ...cells);
+    const line = make("tr", { tabIndex: 0, className: entry.faded ? "faded" : "" }, ...cells);
     line.dataset.name = entry.name;
     line.setAttribute("aria-selected", String(entry.name === model.get("selected")));
     line.addEventListener("click", () => select(entry.name));
@@ -84,10 +91,17 @@ function render({ model, el }) {
     }
   }
 
+  function save({ download }, buffers) {
+    if (!download) return;
+    const address = URL.createObjectURL(new Blob([buffers[0]]));
+    make("a", { href: address, download }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  }
+
   draw();
-  model.on("change:rows change:headings", draw);
-  model.on("change:selected", mark);
-  return () => { model.off("change:rows change:headings", draw); model.off("change:selected", mark); };
+  const listeners = { "change:rows change:headings": draw, "change:selected": mark, "msg:custom": save };
+  for (const [name, listener] of Object.entries(listeners)) model.on(name, listener);
+  return () => { for (const [name, listener] of Object.entries(listeners)) model.off(name, listener); };
 }
 
 export default { render };

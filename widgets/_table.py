@@ -1,4 +1,4 @@
-"""A table to sort and to choose a row from."""
+"""A table to sort and to choose a row from, which can also hand the page a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ class ResultTable(anywidget.AnyWidget):
 
     Attributes:
         headings: One text per column; the first `left` columns are aligned to the left.
-        rows: `{"name", "mark", "color", "cells": [{"text", "value", "note"}]}` each.
+        rows: `{"name", "mark", "color", "faded", "cells": [{"text", "value", "note"}]}` each; `faded` are those that
+            are out of the question.
         selected: Name of the selected row; empty if there is none.
     """
 
@@ -24,3 +25,7 @@ class ResultTable(anywidget.AnyWidget):
     rows = t.List(t.Dict()).tag(sync=True)
     selected = t.Unicode().tag(sync=True)
     label = t.Unicode("results").tag(sync=True)
+
+    def offer(self, name: str, content: bytes) -> None:
+        """Has every page that shows this download a file."""
+        self.send({"download": name}, buffers=[content])

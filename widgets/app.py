@@ -10,19 +10,23 @@ import traitlets as t
 from widgets import _markup
 from widgets._panel import Static
 from widgets.compare import Compare
+from widgets.explain import Explain
 from widgets.export import Export
 from widgets.graph import Graph
 from widgets.load import Load
+from widgets.load_test import LoadTest
+from widgets.predictions import Predictions
+from widgets.profile import Profile
 from widgets.transform import Transform
 from workbench.measure.environment import read_environment
 from workbench.report import format_size
 from workbench.workspace import Workspace, default_root
 
-_STEPS = ("Load", "Inspect", "Compress", "Compare", "Export")
+_STEPS = ("Load", "Inspect", "Compress", "Compare", "Predictions", "Profile", "Explain", "Load test", "Export")
 
 
 class Workbench(Static):
-    """Load → Inspect → Compress → Compare → Export.
+    """Load → Inspect → Compress → Compare → Predictions → Profile → Explain → Load test → Export.
 
     Args:
         workspace: A Workspace, or the folder that keeps results; the default one if None.
@@ -34,8 +38,22 @@ class Workbench(Static):
         self.graph = Graph(workspace=root)
         self.transform = Transform(workspace=root)
         self.compare = Compare(workspace=root)
+        self.predictions = Predictions(workspace=root)
+        self.profile = Profile(workspace=root)
+        self.explain = Explain(workspace=root)
+        self.load_test = LoadTest(workspace=root)
         self.export = Export(workspace=root)
-        self._panels = (self.load, self.graph, self.transform, self.compare, self.export)
+        self._panels = (
+            self.load,
+            self.graph,
+            self.transform,
+            self.compare,
+            self.predictions,
+            self.profile,
+            self.explain,
+            self.load_test,
+            self.export,
+        )
         self._machine = read_environment()
         self._bar = w.HTML()
         self.steps = w.Tab(self._panels, titles=_STEPS)
@@ -45,17 +63,29 @@ class Workbench(Static):
         self._describe()
 
     def _join(self) -> None:
-        for panel in (self.graph, self.transform, self.compare):
+        compare, profile, explain = self.compare, self.profile, self.explain
+        for panel in (self.graph, self.transform, compare, profile, self.load_test):
             t.dlink((self.load, "model"), (panel, "model"))
         t.dlink((self.load, "original"), (self.graph, "source"))
         t.dlink((self.load, "warning"), (self.graph, "warning"))
-        t.dlink((self.load, "calibration"), (self.transform, "calibration"))
-        for panel in (self.compare, self.export):
+        for panel in (self.transform, compare):
+            t.dlink((self.load, "calibration"), (panel, "calibration"))
+        for panel in self._panels[3:]:
             t.dlink((self.load, "evaluation"), (panel, "evaluation"))
-        for panel in (self.graph, self.compare):
+        for panel in (self.graph, compare, profile, self.load_test):
             t.dlink((self.transform, "variants"), (panel, "variants"))
-        for name in ("comparison", "choice"):
-            t.dlink((self.compare, name), (self.export, name))
+        t.dlink((compare, "selected"), (self.predictions, "selected"))
+        t.dlink((compare.accuracy, "values"), (self.predictions, "accuracy"))
+        for panel in (self.predictions, profile, explain, self.export):
+            t.dlink((compare, "comparison"), (panel, "comparison"))
+        t.dlink((compare, "choice"), (self.export, "choice"))
+        t.link((explain, "additions"), (compare, "additions"))
+        t.dlink((explain, "findings"), (compare, "findings"))
+        for panel in (explain, compare):
+            t.dlink((profile, "profiles"), (panel, "profiles"))
+        t.dlink((profile, "times"), (self.graph, "times"))
+        for panel in (profile, explain):
+            t.link((panel, "selected_node"), (self.graph, "selected_node"))
         self.load.observe(lambda _: self._describe(), "model")
         for panel in self._panels:
             if panel.has_trait("state"):

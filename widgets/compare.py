@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as w
@@ -9,49 +12,54 @@ import traitlets as t
 import yaml
 
 from widgets import _markup
-from widgets._bokeh import BokehPane
-from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
+from widgets._backends import BackendPick
+from widgets._candidate_details import candidate_details, failures_text
+from widgets._candidates import Wanted, make_all, wanted_candidates
+from widgets._comparison_plots import ComparisonPlots
+from widgets._form import LABEL_STYLE, OptionsForm
 from widgets._panel import Panel, Work
-from widgets._plots import candidate_color, front_figure
+from widgets._plots import candidate_color
+from widgets._report_page import report_page
 from widgets._table import ResultTable
-from workbench.backends import build_engine
-from workbench.comparison import ORIGINAL, Candidate, Choice, ChoiceOptions, Comparison, choose, compare, pareto_front
+from workbench.choice import Choice, ChoiceOptions, choose, find_outside, pareto_front
+from workbench.comparison import ORIGINAL, Comparison, compare
 from workbench.dataset import Dataset
-from workbench.errors import DatasetError, ModelError
-from workbench.jobs import Progress
+from workbench.errors import DatasetError, ModelError, OptionsError
+from workbench.jobs import Progress, part_of
+from workbench.measure.accuracy import AccuracyOptions
 from workbench.measure.latency import LatencyOptions
 from workbench.model import Model
-from workbench.plugins import find_plugin, list_plugins
-from workbench.report import HEADINGS, comparison_html, footnote, table_row
+from workbench.report import comparison_html, footnote, format_bytes, headings, table_row
+from workbench.workspace import write_bytes
 
 
 class Compare(Panel):
-    """Measures candidates in turns and marks the Pareto front and the choice under an accuracy budget."""
+    """Measures candidates in turns and marks the Pareto front and the choice within limits."""
 
     title = "Compare"
-    hint = "Accuracy on the evaluation samples, latency in rounds that take turns. A click on a heading sorts."
+    hint = (
+        "Accuracy on the evaluation samples, latency in rounds that take turns. Limits act at once, without measuring."
+    )
     verb = "Measure"
     icon = "tachometer"
     update_seconds = 1.0  # updates of the page would disturb the timing
 
     model = t.Instance(Model, allow_none=True)
     variants = t.Tuple(help="Named models: (name, Model) each.")
+    additions = t.Tuple(help="More candidates, as a recipe has them: name, transforms, backend, options.")
+    calibration = t.Instance(Dataset, allow_none=True, help="Samples for the transforms of additions.")
     evaluation = t.Instance(Dataset, allow_none=True)
     comparison = t.Instance(Comparison, allow_none=True)
     choice = t.Instance(Choice, allow_none=True)
     selected = t.Unicode(help="Name of the candidate selected in table and plot.")
+    findings = t.Tuple(None, allow_none=True, help="Findings for the report; None if nobody looked.")
+    profiles = t.Dict(help="Layer profiles for the report, by name of the candidate.")
 
     def __init__(self, **traits: Any) -> None:
-        backends = [plugin.name for plugin in list_plugins("backends") if plugin.available]
-        self.backend = w.Dropdown(
-            description="Backend",
-            options=backends,
-            style=LABEL_STYLE,
-            layout=w.Layout(width=FIELD_WIDTH),
-        )
-        self._forms = {name: _backend_form(name) for name in backends}
+        self.limits = OptionsForm(ChoiceOptions)
+        self.backends = BackendPick()
         self.latency = OptionsForm(LatencyOptions)
-        self.budget = OptionsForm(ChoiceOptions)
+        self.accuracy = OptionsForm(AccuracyOptions)
         self.fresh = w.Checkbox(
             description="Measure again",
             tooltip="Do not reuse an earlier result",
@@ -59,38 +67,51 @@ class Compare(Panel):
             style=LABEL_STYLE,
             layout=w.Layout(width="360px"),
         )
-        self._slot = w.VBox()
+        self._save = w.Button(
+            description="Save report", icon="save", tooltip="One HTML file that opens without a kernel"
+        )
         self._empty = w.HTML(_markup.empty("Make variants in Compress, then press Measure."))
-        self.table = ResultTable(headings=list(HEADINGS), label="candidates")
-        self.plot = BokehPane()
-        self._note = w.HTML()
-        self._source: Any = None
-        self._measured = w.VBox([self.table, self._note])
+        self._added, self._note, self.details = w.HTML(), w.HTML(), w.HTML()
+        self._failures, self._saved = w.HTML(), w.HTML()
+        self.table = ResultTable(label="candidates")
+        self.plots = ComparisonPlots()
+        saving = w.HBox([self._save, self._saved])
+        saving.add_class("wb-actions")
+        self._measured = w.VBox([self._failures, self.table, self.details, self._note, saving])
         form = w.VBox(
             [
-                w.HTML('<div class="wb-group">Choose</div>'),
-                self.budget,
-                w.HTML('<div class="wb-group">Measure</div>'),
+                w.HTML(_markup.group("Limits")),
+                self.limits,
+                w.HTML(_markup.group("Run on")),
+                self.backends,
+                self._added,
+                w.HTML(_markup.group("Measure")),
                 self.latency,
+                w.Accordion([self.accuracy], titles=("Scoring",), selected_index=None),
                 self.fresh,
-                w.HTML('<div class="wb-group">Run on</div>'),
-                self.backend,
-                self._slot,
             ]
         )
-        super().__init__(form, w.VBox([self._empty, self.plot]), self._measured, **traits)
-        self.backend.observe(lambda _: self._swap(), "value")
-        self.budget.observe(self.guard(self._choose), "values")
-        t.link((self.table, "selected"), (self, "selected"))
-        self.observe(lambda _: self._select_point(), "selected")
-        self.observe(self.guard(self._draw), "comparison")
-        self._swap()
+        super().__init__(form, w.VBox([self._empty, self.plots]), self._measured, **traits)
+        self._join()
+        self._list_additions()
         self._draw()
+
+    def _join(self) -> None:
+        self._save.on_click(self.guard(self.save_report))
+        self.limits.observe(self.guard(self._choose), "values")
+        for part in (self.table, self.plots):
+            t.link((part, "selected"), (self, "selected"))
+        self.observe(self.guard(self._describe), "selected")
+        self.observe(self.guard(self._draw), "comparison")
+        self.observe(lambda _: self._list_additions(), "additions")
+        self.observe(lambda _: self._forget(), "model")
 
     @property
     def options(self) -> OptionsForm:
-        """The form of the chosen backend."""
-        return self._forms[self.backend.value]
+        """The options of the backend that the original runs on."""
+        if not self.backends.chosen:
+            raise OptionsError("No backend is ticked.", "Tick what to run on.")
+        return self.backends[self.backends.chosen[0]]
 
     def prepare(self) -> Work:
         """Reads the form."""
@@ -98,34 +119,80 @@ class Compare(Panel):
             raise ModelError("There is no model to measure.", "Load one first.")
         if self.evaluation is None:
             raise DatasetError("There are no samples to score on.", "Load evaluation samples with the model.")
-        named = [(ORIGINAL, self.model), *self.variants]
-        backend, options, latency = self.backend.value, self.options.values, self.latency.values
-        evaluation, fresh = self.evaluation, self.fresh.value
+        wanted, latency, accuracy = self._wanted(), self.latency.values, self.accuracy.values
+        evaluation, calibration, fresh = self.evaluation, self.calibration, self.fresh.value
 
         def work(progress: Progress) -> Comparison:
-            candidates = [Candidate(name, build_engine(model, backend, options)) for name, model in named]
             workspace = self.open_workspace()
-            return compare(candidates, evaluation, latency, workspace=workspace, fresh=fresh, progress=progress)
+            made, failures = make_all(wanted, calibration, workspace, part_of(progress, 0.0, 0.1))
+            found = compare(
+                made,
+                evaluation,
+                latency,
+                accuracy=accuracy,
+                workspace=workspace,
+                fresh=fresh,
+                progress=part_of(progress, 0.1, 1.0),
+            )
+            return replace(found, failures={**failures, **found.failures})
 
         return work
 
     def show(self, result: Comparison) -> None:
-        """Shows the table and the plot."""
+        """Shows the table and the plots."""
         self.comparison = result
+
+    def save_report(self, path: str | Path | None = None) -> Path:
+        """Writes what was measured as one HTML file, and has the page download it.
+
+        Args:
+            path: The file; by default one in the workspace, named after the model.
+
+        Returns:
+            Where it was written.
+
+        Raises:
+            ModelError: Nothing was measured.
+            WorkspaceError: The place cannot be written.
+        """
+        if self.comparison is None:
+            raise ModelError("There is nothing to report.", "Measure first.")
+        if path is None:
+            name = self.comparison.original.candidate.engine.model.name
+            path = self.open_workspace().root / "reports" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.html"
+        path = Path(path).expanduser().absolute()
+        page = report_page(self.comparison, self.choice, self.findings, self.profiles).encode()
+        write_bytes(path, page)
+        self.table.offer(path.name, page)
+        self._saved.value = _markup.note(f"Saved to {path} ({format_bytes(len(page))}).")
+        return path
 
     def code(self) -> tuple[str, str]:
         """Measuring and choosing as Python and as part of a recipe."""
-        options, latency, budget = self.options.changed(), self.latency.changed(), self.budget.changed()
-        models = {ORIGINAL: "model", **{name: f"variants[{name!r}]" for name, _ in self.variants}}
-        built = f"{self.backend.value!r}, options"
-        names = "".join(f"    wb.Candidate({n!r}, wb.build_engine({m}, {built})),\n" for n, m in models.items())
-        python = (
-            f"import workbench as wb\n\noptions = {options!r}\ncandidates = [\n{names}]\n"
-            f"comparison = wb.compare(candidates, evaluation, {latency!r})\n"
-            f"choice = wb.choose(comparison, {budget!r})\nprint(wb.comparison_text(comparison, choice))"
-        )
-        recipe = {"backend": self.backend.value, "options": options, "latency": latency, "choose": budget}
-        return python, yaml.safe_dump({key: value for key, value in recipe.items() if value}, sort_keys=False)
+        wanted, backends = self._wanted(), self.backends.options
+        latency, accuracy, limits = self.latency.changed(), self.accuracy.changed(), self.limits.changed()
+        scoring = f", accuracy={accuracy!r}" if accuracy else ""
+        lines = [
+            "import workbench as wb",
+            "",
+            f"options = {backends!r}",
+            "candidates = [",
+            *(f"    {_expression(each)}," for each in wanted),
+            "]",
+            f"comparison = wb.compare(candidates, evaluation, {latency!r}{scoring})",
+            f"choice = wb.choose(comparison, {limits!r})",
+            "print(wb.comparison_text(comparison, choice))",
+        ]
+        first = wanted[0]
+        recipe = {
+            "backend": first.backend,
+            "options": dict(first.options),
+            "candidates": [each.entry for each in wanted[1:]],
+            "latency": latency,
+            "accuracy": accuracy,
+            "choose": limits,
+        }
+        return "\n".join(lines), yaml.safe_dump({key: value for key, value in recipe.items() if value}, sort_keys=False)
 
     def summary(self) -> str:
         """The table without scripts."""
@@ -133,60 +200,71 @@ class Compare(Panel):
             return super().summary()
         return comparison_html(self.comparison, self.choice)
 
-    def _swap(self) -> None:
-        self._slot.children = [self.options]
+    def _wanted(self) -> list[Wanted]:
+        if not self.backends.chosen:
+            raise OptionsError("No backend is ticked.", "Tick what to run on.")
+        models = [(ORIGINAL, self.model), *self.variants]
+        return wanted_candidates(models, self.backends.options, self.additions)
+
+    def _forget(self) -> None:
+        self.additions, self.comparison = (), None
+
+    def _list_additions(self) -> None:
+        names = ", ".join(addition["name"] for addition in self.additions)
+        self._added.value = _markup.note(f"Added by Explain: {names}.") if names else ""
 
     def _choose(self) -> None:
-        """The choice follows the budget at once; nothing is measured again."""
-        if self.comparison is None:
+        """Front and choice follow the limits at once; nothing is measured again."""
+        comparison = self.comparison
+        if comparison is None:
             self.choice = None
             return
-        self.choice = choose(self.comparison, self.budget.values)
-        front = pareto_front(self.comparison)
+        limits = self.limits.values
+        self.choice = choose(comparison, limits)
+        front, outside = pareto_front(comparison, limits), find_outside(comparison, limits)
+        self.table.headings = list(headings(comparison))
         self.table.rows = [
             {
                 "name": row.name,
                 "mark": "★" if row.name == self.choice.name else "◆" if row.name in front else "",
                 "color": candidate_color(number),
+                "faded": row.name in outside,
                 "cells": [
                     {"text": cell.text, "value": _finite(cell.value), "note": cell.note}
-                    for cell in table_row(self.comparison, row)
+                    for cell in table_row(comparison, row)
                 ],
             }
-            for number, row in enumerate(self.comparison.rows)
+            for number, row in enumerate(comparison.rows)
         ]
-        self._note.value = _markup.note(footnote(self.comparison, self.choice))
+        self.plots.limit(outside, front)
+        self._note.value = _markup.note(footnote(comparison, self.choice, doubts=False))
+        self._describe()
 
     def _draw(self) -> None:
-        measured = self.comparison is not None
-        self._empty.layout.display = "none" if measured else ""
-        for widget in (self.plot, self._measured):
-            widget.layout.display = "" if measured else "none"
+        comparison = self.comparison
+        self._empty.layout.display = "" if comparison is None else "none"
+        for widget in (self.plots, self._measured):
+            widget.layout.display = "none" if comparison is None else ""
+        self._failures.value, self._saved.value = failures_text(comparison) if comparison else "", ""
+        if comparison is not None:
+            self.plots.show(comparison)
         self._choose()
-        if self.comparison is None or self.choice is None:
-            return
-        figure, self._source = front_figure(self.comparison)
-        self._source.selected.on_change("indices", self._select_row)
-        self.plot.show(figure, label="accuracy against latency of the candidates")
-        self.selected = ""
-        self.selected = self.choice.name
+        self.selected = self.choice.name if self.choice else ""
 
-    def _select_row(self, _attr: str, _old: Any, new: list[int]) -> None:
-        if self.comparison is not None and new:
-            self.selected = self.comparison.rows[new[0]].name
-
-    def _select_point(self) -> None:
-        if self.comparison is None or self._source is None:
-            return
-        names = [row.name for row in self.comparison.rows]
-        wanted = [names.index(self.selected)] if self.selected in names else []
-        if list(self._source.selected.indices) != wanted:
-            self._source.selected.indices = wanted
+    def _describe(self) -> None:
+        """What stands behind the selected candidate's numbers."""
+        rows = self.comparison.rows if self.comparison else ()
+        row = next((row for row in rows if row.name == self.selected), None)
+        self.details.value = candidate_details(row, self.choice) if row else ""
 
 
-def _backend_form(name: str) -> OptionsForm:
-    plugin = find_plugin("backends", name)
-    return OptionsForm(plugin.Options, choices={"provider": plugin.devices()})
+def _expression(wanted: Wanted) -> str:
+    """The Python that makes a candidate."""
+    if wanted.model is None:
+        return f"wb.make_candidate(model, {wanted.entry!r}, calibration=calibration)"
+    model = "model" if wanted.variant == ORIGINAL else f"variants[{wanted.variant!r}]"
+    built = f"wb.build_engine({model}, {wanted.backend!r}, options[{wanted.backend!r}])"
+    return f"wb.Candidate({wanted.name!r}, {built})"
 
 
 def _finite(value: float | str) -> float | str:

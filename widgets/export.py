@@ -12,7 +12,8 @@ import yaml
 from widgets import _markup
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
 from widgets._panel import Panel, Work
-from workbench.comparison import Choice, Comparison
+from workbench.choice import Choice
+from workbench.comparison import Comparison
 from workbench.dataset import Dataset
 from workbench.errors import DatasetError, ExportError
 from workbench.exporters import Package, export_package

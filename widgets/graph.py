@@ -11,6 +11,7 @@ import ipywidgets as w
 import traitlets as t
 
 from widgets import _markup
+from widgets._graph_code import graph_code, source_code
 from widgets._graph_data import (
     CHANGE_COLUMNS,
     COLOR_BY,
@@ -48,6 +49,7 @@ class Graph(Static):
     variants = t.Tuple(help="Named models: (name, Model) each.")
     source = t.Any(None, help="The file or folder that `model` was imported from, where that was not ONNX.")
     warning = t.Unicode(help="What of `model` backends do not run; empty if nothing.")
+    times = t.Dict(help="By the path of a model's file: time by node, ms, where it was profiled.")
     selected_node = t.Unicode(help="Name of the node selected in the graph or the table.")
     workspace = t.Any(None, help="A Workspace, or the folder of one; the default one if None.")
     error = t.Unicode(help="What went wrong and how to mend it; empty if nothing did.")
@@ -110,6 +112,7 @@ class Graph(Static):
         t.dlink((self.nodes, "query"), (self.view, "query"))
         self.observe(lambda _: self._go(self.selected_node), "selected_node")
         self.observe(lambda _: self._list(), ("model", "variants", "source"))
+        self.observe(self._guard(self._paint), "times")
 
     def show(self, name: str, *, beside: str = "") -> None:
         """Shows `original` or the variant of that name, and what differs in another if one is named."""
@@ -117,7 +120,7 @@ class Graph(Static):
         self._other.label = beside or _NOTHING
 
     def color_by(self, label: str) -> None:
-        """Colours the nodes by one of `nothing`, `MACs`, `parameters`, `memory` and `precision`."""
+        """Colours the nodes by one of `nothing`, `time`, `MACs`, `parameters`, `memory` and `precision`."""
         self._color.label = label
 
     def save_html(self, path: str | Path | None = None) -> Path:
@@ -141,7 +144,7 @@ class Graph(Static):
             name = model.name if self._choice.label == ORIGINAL else f"{model.name}-{self._choice.label}"
             path = space.root / "graphs" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.html"
         path = Path(path).expanduser().absolute()
-        content = graph_page(model, self._summary).encode()
+        content = graph_page(model, self._summary, self._times()).encode()
         write_bytes(path, content)
         self.view.offer(path.name, content)
         self._remark.value = _markup.note(f"Saved to {path} ({format_bytes(len(content))}).")
@@ -239,8 +242,12 @@ class Graph(Static):
                 view.colors, view.legend = paint
             self.changes.colors = rows
         elif self._summary is not None:
-            self.view.colors, self.view.legend = paint_nodes(self._summary, self._color.value)
+            self.view.colors, self.view.legend = paint_nodes(self._summary, self._color.value, self._times())
             self.nodes.colors = self.view.colors
+
+    def _times(self) -> dict[str, float]:
+        model = self._shown()
+        return self.times.get(str(model.path), {}) if model else {}
 
     def _pick(self, view: NetronView, side: str) -> None:
         """The page selected a node: its row, or its change, follows."""
@@ -270,21 +277,10 @@ class Graph(Static):
         self._code_box.value = _markup.code(python, "") if python else ""
 
     def _code(self) -> str:
-        named = f"variants[{self._choice.label!r}]" if self._choice.label not in (ORIGINAL, None) else "model"
-        if self._diff is not None:
-            other = "model" if self._other.label == ORIGINAL else f"variants[{self._other.label!r}]"
-            return (
-                "import workbench as wb\n\n"
-                f"diff = wb.diff_graphs({named}, {other})\n"
-                "for change in diff.changes:\n    print(change.kind, change.before, change.after, change.what)"
-            )
         if self._shown() is None:
-            return f"from widgets import NetronView\n\nNetronView({str(self._choice.value)!r})"
-        return (
-            "import workbench as wb\n\n"
-            f"summary = wb.summarize_graph({named}, batch={self._batch.value})\n"
-            "for node in summary.nodes:\n    print(node.name, node.operator, node.parameters, node.macs)"
-        )
+            return source_code(str(self._choice.value))
+        beside = self._other.label if self._diff is not None else ""
+        return graph_code(self._choice.label, beside, batch=self._batch.value)
 
     def _guard(self, callback: Callable[[], object]) -> Callable[..., None]:
         """An error shows in the panel: Jupyter drops it without a word."""

@@ -3,31 +3,46 @@
 # No `from __future__ import annotations`: the signatures hold classes made at run time, which tyro reads.
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from workbench import model_report, report
-from workbench._flags import Calibration, Model, Provider, Root, Samples, Threads, flags, show_progress
+from workbench._flags import Calibration, Model, Provider, Root, Samples, Threads, backend_options, flags, show_progress
+from workbench._measure_commands import (
+    AccuracyFlags,
+    LatencyFlags,
+    RunFile,
+    accuracy,
+    explain,
+    latency,
+    load,
+    load_curve,
+    loadgen,
+    profile,
+    read_run,
+    sweep,
+)
 from workbench._plugin_commands import export_command, import_command, transform_command
-from workbench.backends import build_engine, find_unsupported
-from workbench.comparison import ChoiceOptions
-from workbench.errors import GateError, ModelError, WorkbenchError
+from workbench.backends import find_unsupported
+from workbench.choice import ChoiceOptions
+from workbench.comparison import ORIGINAL
+from workbench.errors import GateError, WorkbenchError
+from workbench.explain.text import findings_text
 from workbench.exporters import read_package
 from workbench.gates import Gates
 from workbench.graph import diff_graphs, summarize_graph
-from workbench.importers import load_dataset, load_model
-from workbench.measure.accuracy import measure_accuracy
-from workbench.measure.latency import LatencyOptions, measure_latency
+from workbench.importers import load_model
+from workbench.measure.accuracy import AccuracyOptions
+from workbench.measure.latency import LatencyOptions
 from workbench.options import to_builtins
 from workbench.plugins import list_plugins
 from workbench.recipe import CandidateRecipe, DataRecipe, Recipe, Run, read_recipe, run_recipe
 from workbench.trial import try_package
-from workbench.workspace import Workspace, read_json
+from workbench.workspace import Workspace
 
-LatencyFlags: Any = flags(LatencyOptions)
 ChoiceFlags: Any = flags(ChoiceOptions)
 GateFlags: Any = flags(Gates)
 
@@ -50,8 +65,13 @@ def compare(
         "quantize_static",
         "float16",
     ),
+    backends: Annotated[tuple[str, ...], tyro.conf.arg(help="Each runs every candidate; the first, the original.")] = (
+        "onnxruntime",
+    ),
     threads: Threads = 0,
     provider: Provider = "CPUExecutionProvider",
+    explain: Annotated[bool, tyro.conf.arg(help="Say why each candidate is as fast as it is.")] = False,
+    accuracy: AccuracyFlags = AccuracyFlags(),
     latency: LatencyFlags = LatencyFlags(),
     choose: ChoiceFlags = ChoiceFlags(),
     gates: GateFlags = GateFlags(),
@@ -60,11 +80,15 @@ def compare(
     """Transform a model in several ways, measure all of them and choose. Ends with 1 if a gate is missed."""
     if data.startswith("sample:"):
         calibration = calibration or data
+    options = {name: backend_options(name, threads, provider) for name in backends}
     recipe = Recipe(
         model=model,
         data=DataRecipe(data, calibration),
-        candidates=tuple(CandidateRecipe(name.replace("_", " "), (name,)) for name in transforms),
-        options={"threads": threads, "provider": provider},
+        candidates=_candidates(transforms, options),
+        backend=backends[0],
+        options=options[backends[0]],
+        explain=explain,
+        accuracy=AccuracyOptions(**to_builtins(accuracy)),
         latency=LatencyOptions(**to_builtins(latency)),
         choose=ChoiceOptions(**to_builtins(choose)),
         gates=Gates(**to_builtins(gates)),
@@ -88,39 +112,12 @@ def diff(before: Model, after: Model) -> None:
     print(model_report.diff_text(diff_graphs(load_model(before), load_model(after))))
 
 
-def latency(
-    model: Model,
-    data: Annotated[str, tyro.conf.arg(help="Samples to feed; random values if not given.")] = "",
-    threads: Threads = 0,
-    provider: Provider = "CPUExecutionProvider",
-    options: Annotated[LatencyFlags, tyro.conf.OmitArgPrefixes] = LatencyFlags(),
-) -> None:
-    """Measure a model's latency as it is."""
-    engine = build_engine(load_model(model), options={"threads": threads, "provider": provider})
-    dataset = load_dataset(data, "evaluation") if data else None
-    [stats] = measure_latency([engine], to_builtins(options), dataset=dataset, progress=show_progress())
-    for share in ("p50", "p90", "p95", "p99"):
-        print(f"{share}  {report.format_estimate(getattr(stats, share))} ms")
-    print(f"{stats.iterations} timings at batch {stats.batch}, {stats.threads} threads, on {engine.device}")
-    print("\n".join(f"Do not trust this: {caveat}." for caveat in stats.caveats))
-
-
-def accuracy(model: Model, data: Samples, workspace: Root = None) -> None:
-    """Measure a classifier's top-1 accuracy."""
-    engine = build_engine(load_model(model))
-    dataset = load_dataset(data, "evaluation")
-    result = measure_accuracy(engine, dataset, workspace=Workspace(workspace), progress=show_progress())
-    low, high = 100 * result.top1.low, 100 * result.top1.high
-    print(f"top-1  {100 * result.top1.value:.2f} % ({low:.2f}–{high:.2f}, 95 % interval, {result.samples} samples)")
-
-
-def show(result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="A .json file that `run` wrote.")]) -> None:
+def show(result: RunFile) -> None:
     """Show the table of a finished run again."""
-    try:
-        finished = read_json(result, Run)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{result} is not the result of a run: {error}.", "Look in the workspace's `runs`.") from None
+    finished = read_run(result)
     print(report.comparison_text(finished.comparison, finished.choice))
+    if finished.findings:
+        print(f"\n{findings_text(finished.findings)}")
 
 
 def try_(package: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The package's folder.")]) -> None:
@@ -160,6 +157,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "transform": transform_,
     "latency": latency,
     "accuracy": accuracy,
+    "load": load,
+    "load-curve": load_curve,
+    "sweep": sweep,
+    "loadgen": loadgen,
+    "profile": profile,
+    "explain": explain,
     "export": export_,
     "try": try_,
     "show": show,
@@ -192,9 +195,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
+def _candidates(transforms: Sequence[str], backends: Mapping[str, dict[str, Any]]) -> tuple[CandidateRecipe, ...]:
+    """Each transform on each backend; on all but the first, the model as it is too."""
+    first = next(iter(backends))
+    found = [CandidateRecipe(name.replace("_", " "), (name,), first, backends[first]) for name in transforms]
+    for backend in list(backends)[1:]:
+        found.append(CandidateRecipe(f"{ORIGINAL} · {backend}", (), backend, backends[backend]))
+        found += [
+            CandidateRecipe(f"{name.replace('_', ' ')} · {backend}", (name,), backend, backends[backend])
+            for name in transforms
+        ]
+    return tuple(found)
+
+
 def _finish(finished: Run) -> None:
     print(report.comparison_text(finished.comparison, finished.choice))
     print(f"\nresult   {finished.path}")
+    if finished.findings:
+        print(f"\n{findings_text(finished.findings)}\n")
     if finished.package:
         print(f"package  {finished.package.directory}")
     for gate in finished.gates:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+import yaml
 
+from workbench.errors import OptionsError
 from workbench.jobs import Progress
 from workbench.options import OptionField, option_fields
 
@@ -18,6 +21,13 @@ Calibration = Annotated[str, tyro.conf.arg(help="Samples that set ranges; never 
 Root = Annotated[Path | None, tyro.conf.arg(help="Folder of results; $WORKBENCH_WORKSPACE if not given.")]
 Threads = Annotated[int, tyro.conf.arg(help="Threads inside one operator; 0 takes every core.")]
 Provider = Annotated[str, tyro.conf.arg(help="Execution provider of ONNX Runtime.")]
+Backend = Annotated[str, tyro.conf.arg(help="What runs it; `workbench plugins` lists what there is.")]
+Settings = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="set", help="Options of the backend, e.g. threads=1 precision=float32.")
+]
+Feed = Annotated[
+    str, tyro.conf.arg(help="Samples to feed: an .npz file, or sample:digits; random values if not given.")
+]
 
 
 def flags(cls: type) -> Any:
@@ -33,6 +43,29 @@ def flags(cls: type) -> Any:
     made = dataclasses.make_dataclass(cls.__qualname__, fields, frozen=True)
     made.__doc__ = cls.__doc__
     return made
+
+
+def backend_options(backend: str, threads: int, provider: str) -> dict[str, Any]:
+    """Options of a backend from the flags that several commands share."""
+    return {"threads": threads, **({"provider": provider} if backend == "onnxruntime" else {})}
+
+
+def read_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Options given as `name=value`, each value as YAML would read it.
+
+    Raises:
+        OptionsError: One has no `=`, or a value that cannot be read.
+    """
+    options: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals or not name:
+            raise OptionsError(f"'{setting}' is no option of a backend.", "Write it like threads=1.")
+    return options
 
 
 def _help(entry: OptionField) -> str:

@@ -1,29 +1,36 @@
-"""Candidates side by side: size, accuracy and latency, each against the original; the front and the choice."""
+"""Candidates side by side: size, accuracy and latency, each against the original."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from workbench.backends import engine_key, predict
 from workbench.dataset import Dataset
-from workbench.engine import Engine
-from workbench.errors import OptionsError
+from workbench.engine import Engine, Tensors
+from workbench.errors import Cancelled, OptionsError, WorkbenchError
 from workbench.jobs import Progress, part_of, silent
 from workbench.measure.accuracy import (
     Accuracy,
+    AccuracyChange,
+    AccuracyOptions,
     Agreement,
-    OutputError,
+    Metric,
+    Scores,
+    accuracy_of,
+    accuracy_options,
+    can_score,
+    change_of,
     compare_predictions,
-    first_output,
-    output_error,
     score,
+    scored_output,
 )
 from workbench.measure.environment import Environment, read_environment
-from workbench.measure.latency import LatencyOptions, LatencyStats, measure_latency
-from workbench.measure.statistics import Estimate, paired_ratio
-from workbench.options import make_options, option, to_builtins
+from workbench.measure.latency import LatencyOptions, LatencyStats, measure_latency, speedup
+from workbench.measure.output_error import OutputError, output_error
+from workbench.measure.statistics import Estimate
+from workbench.options import make_options, to_builtins
 from workbench.workspace import Workspace
 
 ORIGINAL = "original"  # name of the candidate that the others are compared with
@@ -44,8 +51,12 @@ class Row:
     Attributes:
         candidate: What was measured.
         latency: Host time of one inference.
-        speedup: How many times faster than the original, paired by rounds; 1 for the original itself.
-        accuracy: Top-1; None without labels.
+        speedup: How many times faster than the original by the fastest tenths, which hold while other work disturbs the
+            machine; paired by launches, 1 for the original itself.
+        speedup_p50: The same by the medians.
+        speedup_cpu: The same by the processor time of one inference.
+        accuracy: The task's metrics; None without labels.
+        change: Accuracy against the original's, tested; None for the original and without labels.
         agreement: Predictions against the original's; None for the original.
         output_error: Outputs against the original's; None for the original.
     """
@@ -53,7 +64,10 @@ class Row:
     candidate: Candidate
     latency: LatencyStats
     speedup: Estimate
+    speedup_p50: Estimate
+    speedup_cpu: Estimate
     accuracy: Accuracy | None = None
+    change: AccuracyChange | None = None
     agreement: Agreement | None = None
     output_error: OutputError | None = None
 
@@ -74,20 +88,29 @@ class Row:
 
     @property
     def quality(self) -> float:
-        """Top-1 where there are labels, else the share of predictions that agree with the original's."""
+        """The headline metric where there are labels, else the share of predictions that agree with the original's."""
         if self.accuracy:
-            return self.accuracy.top1.value
+            return self.accuracy.value.value
         return self.agreement.share if self.agreement else 1.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Measured candidates; the first is the original that all are compared with."""
+    """Measured candidates; the first is the original that all are compared with.
+
+    Attributes:
+        rows: One per candidate that could be measured.
+        dataset: Name of the evaluation data.
+        samples: How many they are.
+        environment: The machine.
+        failures: Why not, for each candidate that could not be measured.
+    """
 
     rows: tuple[Row, ...]
     dataset: str
     samples: int
     environment: Environment
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def original(self) -> Row:
@@ -110,46 +133,25 @@ class Comparison:
         return 100 * (self.original.quality - row.quality)
 
 
-@dataclass(frozen=True)
-class ChoiceOptions:
-    """What to look for."""
-
-    max_accuracy_drop: Annotated[
-        float, option("Accuracy budget: largest loss against the original.", minimum=0, maximum=100, unit="points")
-    ] = 1.0
-    prefer: Annotated[Literal["latency", "size"], option("What to make smallest within the budget.")] = "latency"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The candidate to ship, and why not the others.
-
-    Attributes:
-        name: The chosen candidate; the original if nothing better kept the budget.
-        reason: Why, in words.
-        rejected: Why not, for each candidate that was not eligible.
-    """
-
-    name: str
-    reason: str
-    rejected: Mapping[str, str]
-
-
 def compare(
     candidates: Sequence[Candidate],
     dataset: Dataset,
     latency: Mapping[str, Any] | LatencyOptions | None = None,
     *,
+    accuracy: Mapping[str, Any] | AccuracyOptions | None = None,
+    metric: Metric | None = None,
     workspace: Workspace | None = None,
     fresh: bool = False,
     progress: Progress = silent,
 ) -> Comparison:
-    """Measures candidates against the first of them.
+    """Measures candidates against the first of them; one that fails is left out, and the others go on.
 
     Args:
         candidates: The original first.
         dataset: Evaluation samples; with labels, accuracy is measured, without, agreement only.
         latency: Fields of `LatencyOptions`.
+        accuracy: Fields of `AccuracyOptions`: what the model is for.
+        metric: A function of your own that scores outputs, see `measure_accuracy`.
         workspace: Where the result is kept, and found again by a rerun on the same machine.
         fresh: Measure again even if the workspace has the result.
         progress: Called with the share done and a short text; may raise to cancel.
@@ -157,6 +159,7 @@ def compare(
     Raises:
         OptionsError: No candidates, or two of one name.
         DatasetError: The samples do not fit.
+        WorkbenchError: The original cannot be measured.
     """
     names = [candidate.name for candidate in candidates]
     if not names or len(set(names)) != len(names):
@@ -165,91 +168,107 @@ def compare(
             "Give the original first, then each variant under a name of its own.",
         )
     options = make_options(LatencyOptions, latency, "compare")
+    scoring = accuracy_options(accuracy, metric)
     workspace = workspace or Workspace()
     environment = read_environment()
     key = {
         "candidates": [{"name": candidate.name, **engine_key(candidate.engine)} for candidate in candidates],
         "dataset": dataset.sha256,
         "latency": to_builtins(options),
+        "accuracy": to_builtins(scoring),
         "environment": to_builtins(environment),
     }
 
     def measure() -> Comparison:
-        return _measure(candidates, dataset, options, workspace, environment, progress)
+        scored, failures = _score_all(candidates, dataset, scoring, metric, workspace, part_of(progress, 0.0, 0.3))
+        engines = [one.candidate.engine for one in scored]
+        stats = measure_latency(
+            engines, options, dataset=dataset, keep_going=True, progress=part_of(progress, 0.3, 1.0)
+        )
+        rows = _rows(scored, stats, dataset, scoring, failures)
+        return Comparison(rows, dataset.name, len(dataset), environment, failures)
 
-    found = workspace.result("comparisons", key, Comparison, measure, fresh=fresh)
+    own_code = scoring.task == "custom"  # which decides the result and has no hash
+    found = workspace.result(
+        "comparisons", key, Comparison, measure, fresh=fresh or own_code, keep=lambda made: not made.failures
+    )
     # An earlier run may have had the same models elsewhere.
-    rows = tuple(replace(row, candidate=now) for row, now in zip(found.rows, candidates, strict=True))
-    return replace(found, rows=rows)
+    now = {candidate.name: candidate for candidate in candidates}
+    return replace(found, rows=tuple(replace(row, candidate=now[row.name]) for row in found.rows))
 
 
-def _measure(
+@dataclass(frozen=True)
+class _Scored:
+    """A candidate with its outputs, and their scores where there are labels."""
+
+    candidate: Candidate
+    outputs: Tensors
+    scores: Scores | None
+
+
+def _score_all(
     candidates: Sequence[Candidate],
     dataset: Dataset,
-    options: LatencyOptions,
+    scoring: AccuracyOptions,
+    metric: Metric | None,
     workspace: Workspace,
-    environment: Environment,
     progress: Progress,
-) -> Comparison:
-    scores = []
+) -> tuple[list[_Scored], dict[str, str]]:
+    scored: list[_Scored] = []
+    failures: dict[str, str] = {}
     for number, candidate in enumerate(candidates):
-        start, end = 0.3 * number / len(candidates), 0.3 * (number + 1) / len(candidates)
-        report = part_of(progress, start, end, f"{candidate.name}: ")
-        outputs = predict(candidate.engine, dataset, workspace=workspace, progress=report)
-        scores.append(first_output(candidate.engine, outputs))
-    engines = [candidate.engine for candidate in candidates]
-    stats = measure_latency(engines, options, dataset=dataset, progress=part_of(progress, 0.3, 1.0))
-    rows = []
-    for candidate, values, timing in zip(candidates, scores, stats, strict=True):
-        is_original = candidate is candidates[0]
-        rows.append(
-            Row(
-                candidate=candidate,
-                latency=timing,
-                speedup=paired_ratio(stats[0].round_medians, timing.round_medians),
-                accuracy=score(values, dataset) if dataset.labels is not None else None,
-                agreement=None if is_original else compare_predictions(scores[0], values, dataset),
-                output_error=None if is_original else output_error(scores[0], values),
-            )
-        )
-    return Comparison(tuple(rows), dataset.name, len(dataset), environment)
-
-
-def pareto_front(comparison: Comparison) -> tuple[str, ...]:
-    """Names of the candidates that no other beats in both latency and quality, fastest first."""
-    front: list[Row] = []
-    for row in sorted(comparison.rows, key=lambda row: (row.p50_ms, -row.quality)):
-        if not front or row.quality > front[-1].quality:
-            front.append(row)
-    return tuple(row.name for row in front)
-
-
-def choose(comparison: Comparison, options: Mapping[str, Any] | ChoiceOptions | None = None) -> Choice:
-    """Picks the best candidate within an accuracy budget; never one that is not faster than the original.
-
-    Args:
-        comparison: What was measured.
-        options: Fields of `ChoiceOptions`.
-    """
-    wanted = make_options(ChoiceOptions, options, "choose")
-    original = comparison.original
-    rejected: dict[str, str] = {}
-    eligible = [original]
-    for row in comparison.rows[1:]:
-        drop = comparison.accuracy_drop(row)
-        if drop > wanted.max_accuracy_drop + 1e-9:
-            rejected[row.name] = f"loses {drop:.2f} points, over the budget of {wanted.max_accuracy_drop:g}"
-        elif row.speedup.high < 1:
-            verdict = "slower" if row.speedup.value < 0.99 else "not faster"
-            rejected[row.name] = f"is {verdict} than the original ({row.speedup.value:.2f} ×)"
-        elif wanted.prefer == "latency" and row.speedup.low <= 1:
-            rejected[row.name] = f"is not clearly faster than the original ({row.speedup.value:.2f} ×)"
+        report = part_of(progress, number / len(candidates), (number + 1) / len(candidates), f"{candidate.name}: ")
+        try:
+            outputs = predict(candidate.engine, dataset, workspace=workspace, progress=report)
+            wanted = can_score(dataset, scoring)
+            scores = score(outputs, dataset, scoring, metric=metric, progress=report) if wanted else None
+        except Cancelled:
+            raise
+        except WorkbenchError as error:
+            if candidate is candidates[0]:
+                raise
+            failures[candidate.name] = str(error)
         else:
-            eligible.append(row)
-    by_size = wanted.prefer == "size"
-    best = min(eligible, key=lambda row: row.size_bytes if by_size else row.p50_ms)
-    if best is original:
-        return Choice(original.name, "no candidate is better within the accuracy budget", rejected)
-    what = "smallest" if by_size else "fastest"
-    loss = max(0.0, comparison.accuracy_drop(best))
-    return Choice(best.name, f"the {what} within the budget: it loses {loss:.2f} points", rejected)
+            scored.append(_Scored(candidate, outputs, scores))
+    return scored, failures
+
+
+def _rows(
+    scored: Sequence[_Scored],
+    stats: Sequence[LatencyStats | WorkbenchError],
+    dataset: Dataset,
+    scoring: AccuracyOptions,
+    failures: dict[str, str],
+) -> tuple[Row, ...]:
+    """One row per candidate that could be timed; why the others could not goes into `failures`."""
+    original, first = scored[0], stats[0]
+    if isinstance(first, WorkbenchError):
+        raise first
+    rows = []
+    for one, timing in zip(scored, stats, strict=True):
+        if isinstance(timing, WorkbenchError):
+            failures[one.candidate.name] = str(timing)
+            continue
+        ratio = speedup(first, timing)
+        row = Row(
+            candidate=one.candidate,
+            latency=timing,
+            speedup=ratio.p10,
+            speedup_p50=ratio.p50,
+            speedup_cpu=ratio.cpu,
+            accuracy=accuracy_of(one.scores, dataset) if one.scores else None,
+        )
+        if one is not original:
+            both = (original.outputs, one.outputs)
+            row = replace(
+                row,
+                change=_change(original.scores, one.scores, scoring),
+                agreement=compare_predictions(*both, scoring),
+                output_error=output_error(*(scored_output(each, scoring) for each in both)),
+            )
+        rows.append(row)
+    return tuple(rows)
+
+
+def _change(before: Scores | None, after: Scores | None, scoring: AccuracyOptions) -> AccuracyChange | None:
+    return change_of(before, after, scoring.tolerance) if before and after else None

@@ -25,25 +25,32 @@ LABELS = "labels"  # the key of an .npz file that holds the labels
 class Dataset:
     """Samples, and their labels where there are any.
 
+    Labels are plain numbers in the form of the task, samples along the first axis:
+
+    - classification: class numbers, integers `(samples,)`
+    - regression: targets, `(samples,)` or `(samples, …)` like the model's output
+    - segmentation: the class of each pixel, integers `(samples, height, width)`
+    - detection: boxes, `(samples, boxes, 5)`: x1, y1, x2, y2 in pixels and the class; rows of class −1 fill up
+
     Attributes:
         inputs: One array per model input, samples along the first axis.
-        labels: Class numbers, shape `(samples,)`, or None.
+        labels: As above, or None.
         name: For tables and messages.
     """
 
     inputs: Mapping[str, NDArray[Any]]
-    labels: NDArray[np.int64] | None = None
+    labels: NDArray[Any] | None = None
     name: str = "samples"
 
     def __post_init__(self) -> None:
         lengths = {name: len(array) if array.ndim else 0 for name, array in self.inputs.items()}
         if self.labels is not None:
-            if self.labels.ndim != 1 or not np.issubdtype(self.labels.dtype, np.integer):
+            if self.labels.dtype.kind not in "biuf":
                 raise DatasetError(
-                    f"The labels of {self.name} have shape {self.labels.shape} and type {self.labels.dtype}.",
-                    "Give one class number (an integer) per sample, not one-hot rows or probabilities.",
+                    f"The labels of {self.name} are of type {self.labels.dtype}.",
+                    "Give numbers: the class of each sample, targets, masks or boxes.",
                 )
-            lengths[LABELS] = len(self.labels)
+            lengths[LABELS] = len(self.labels) if self.labels.ndim else 0
         if not self.inputs or len(set(lengths.values())) != 1 or 0 in lengths.values():
             counts = ", ".join(f"{name}: {count}" for name, count in lengths.items()) or "no arrays"
             raise DatasetError(
@@ -110,25 +117,54 @@ class Dataset:
             )
 
 
-def check_labels(dataset: Dataset, classes: int) -> NDArray[np.int64]:
-    """Returns the labels after checking that they are class numbers below `classes`.
+def require_labels(dataset: Dataset, form: str) -> NDArray[Any]:
+    """Returns the labels.
+
+    Args:
+        dataset: Samples.
+        form: What the labels should be, for the message.
 
     Raises:
-        DatasetError: There are none, or some lie outside.
+        DatasetError: There are none.
     """
     if dataset.labels is None:
         raise DatasetError(
-            f"{dataset.name} has no labels, so accuracy cannot be measured.",
-            f"Add an array '{LABELS}' with one class number per sample.",
+            f"{dataset.name} has no labels, so accuracy cannot be measured.", f"Add an array '{LABELS}' with {form}."
         )
-    low, high = int(dataset.labels.min()), int(dataset.labels.max())
+    return dataset.labels
+
+
+def check_labels(
+    dataset: Dataset, classes: int, form: str = "one class number per sample", axes: int = 1, ignored: int | None = None
+) -> NDArray[Any]:
+    """Returns the labels after checking that they are class numbers below `classes`.
+
+    Args:
+        dataset: Samples with labels.
+        classes: How many the model tells apart.
+        form: What the labels should be, for the message.
+        axes: How many axes they should have.
+        ignored: A number beyond the classes that they may hold.
+
+    Raises:
+        DatasetError: There are none, they are no class numbers, or some lie outside.
+    """
+    labels = require_labels(dataset, form)
+    if labels.ndim != axes or labels.dtype.kind not in "iu":
+        raise DatasetError(
+            f"The labels of {dataset.name} have shape {_shape(labels.shape)} and type {labels.dtype}.",
+            f"Give {form} (an integer), not one-hot rows or probabilities; or choose the task that they are for.",
+        )
+    counted = labels if ignored is None else labels[labels != ignored]
+    low, high = (int(counted.min()), int(counted.max())) if counted.size else (0, 0)
     if low < 0 or high >= classes:
         raise DatasetError(
             f"The labels of {dataset.name} run from {low} to {high}, but the model has {classes} classes "
             f"(0 to {classes - 1}).",
-            "Number the classes from 0, as in training, and check that the model belongs to this data.",
+            "Number the classes from 0, as in training, and check that the model belongs to this data."
+            + ("" if ignored is None else f" Pixels that do not count have the label {ignored}: see `ignore_label`."),
         )
-    return dataset.labels
+    return labels
 
 
 def read_npz(path: Path, *, name: str = "") -> Dataset:

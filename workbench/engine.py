@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,52 @@ class Runner(Protocol):
 
     def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
         """Runs the model once; arrays have the model's dtypes and the batch as first axis."""
+
+    def bind(self, feed: Tensors) -> Callable[[], object]:
+        """A call that runs the model once on `feed` and returns when the outputs are there.
+
+        This is what is timed: it adds nothing to the backend's own call, and leaves the outputs in the backend's form.
+        """
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One step of what a backend really runs.
+
+    Attributes:
+        name: The backend's own name of it.
+        operator: What the backend runs, in its own words, e.g. `QLinearConv`.
+        kind: `quantize` changes between float and integer, `reformat` changes the layout or copies; all else computes.
+        precision: Element type that it computes in, e.g. `int8`, `bfloat16`; empty if the backend does not say.
+        ms: Time of one inference that it takes; None where it was not measured.
+        sources: Nodes or tensors of the engine's model that the backend says it was made of; empty for its additions.
+        provider: What runs it, where a backend has several.
+    """
+
+    name: str
+    operator: str
+    kind: Literal["compute", "quantize", "reformat"] = "compute"
+    precision: str = ""
+    ms: float | None = None
+    sources: tuple[str, ...] = ()
+    provider: str = ""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What a backend's `profile` gives.
+
+    Attributes:
+        layers: In the order in which they run.
+        whole_ms: Median time of one inference while it was profiled; None where nothing was run.
+        iterations: Inferences that the times are the mean of.
+        caveats: Why the times may mislead.
+    """
+
+    layers: tuple[Layer, ...]
+    whole_ms: float | None = None
+    iterations: int = 0
+    caveats: tuple[str, ...] = ()
 
 
 def random_feed(model: Model, batch: int, seed: int = 0) -> dict[str, NDArray[Any]]:

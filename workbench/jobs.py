@@ -76,13 +76,22 @@ class Worker:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int:
+        """Number of its process."""
+        return self._process.pid
+
     def send(self, message: Any) -> None:
         """Sends one message to the function."""
         with contextlib.suppress(BrokenPipeError):  # receive() then says why it ended
             self._channel.send(message)
 
-    def receive(self, progress: Progress = silent) -> Any:
-        """Waits for the next message that is not progress.
+    def receive(self, progress: Progress = silent, watch: Callable[[Any], None] | None = None) -> Any:
+        """Waits for the next message that is neither progress nor an event.
+
+        Args:
+            progress: Called with the share done and a short text; may raise to cancel.
+            watch: Called with each `("event", payload)` that the function sends meanwhile; may raise to cancel.
 
         Raises:
             WorkbenchError: The one that the function raised.
@@ -102,6 +111,9 @@ class Worker:
                 raise self._broken() from None
             if kind == "progress":
                 fraction, message = payload
+            elif kind == "event":
+                if watch is not None:
+                    watch(payload)
             elif kind == "error":
                 raise payload
             else:

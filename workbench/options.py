@@ -73,8 +73,9 @@ class OptionField:
 
     @property
     def label(self) -> str:
-        """The name in words."""
-        return self.name.replace("_", " ").capitalize()
+        """The name in words, without a unit at its end: that is shown behind the value."""
+        name = self.name.removesuffix(f"_{self.unit.lower()}") if self.unit else self.name
+        return name.replace("_", " ").capitalize()
 
 
 def option_fields(cls: type) -> tuple[OptionField, ...]:

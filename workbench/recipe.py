@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 
 from workbench.backends import build_engine
-from workbench.comparison import ORIGINAL, Candidate, Choice, ChoiceOptions, Comparison, choose, compare
+from workbench.choice import Choice, ChoiceOptions, choose
+from workbench.comparison import ORIGINAL, Candidate, Comparison, compare
+from workbench.dataset import Dataset
 from workbench.errors import GateError, RecipeError, WorkbenchError
+from workbench.explain import Finding, explain
 from workbench.exporters import Package, export_package
 from workbench.gates import GateResult, Gates, evaluate_gates
 from workbench.importers import load_dataset, load_model
 from workbench.jobs import Progress, part_of, silent
+from workbench.measure.accuracy import AccuracyOptions
 from workbench.measure.latency import LatencyOptions
 from workbench.model import Model
 from workbench.options import make_options, option, to_builtins
@@ -69,7 +73,9 @@ class Recipe:
     backend: Annotated[str, option("What runs the original.")] = "onnxruntime"
     options: Annotated[dict[str, Any], option("Options of that backend.")] = field(default_factory=dict)
     latency: Annotated[LatencyOptions, option("How latency is measured.")] = field(default_factory=LatencyOptions)
+    accuracy: Annotated[AccuracyOptions, option("What the model is for.")] = field(default_factory=AccuracyOptions)
     choose: Annotated[ChoiceOptions, option("What to look for.")] = field(default_factory=ChoiceOptions)
+    explain: Annotated[bool, option("Whether to say why each candidate is as fast as it is.")] = False
     gates: Annotated[Gates, option("Limits that fail the run.")] = field(default_factory=Gates)
     export: Annotated[ExportRecipe | None, option("How to pack the choice; nothing is packed without.")] = None
 
@@ -84,6 +90,7 @@ class Run:
     gates: tuple[GateResult, ...]
     package: Package | None
     path: Path
+    findings: tuple[Finding, ...] = ()
 
     def check_gates(self) -> None:
         """Fails if a limit was missed.
@@ -133,7 +140,7 @@ def _check_plugins(recipe: Recipe, where: str) -> None:
     """Refuses unknown plugins and options now, not after minutes of work."""
     plugins = [("backends", recipe.backend, recipe.options, recipe.backend)]
     for candidate in recipe.candidates:
-        options = candidate.options or recipe.options
+        options = _options_of(recipe, candidate)
         plugins.append(("backends", candidate.backend, options, f"{candidate.name}: {candidate.backend}"))
         for name, given in _steps(candidate, where):
             plugins.append(("transforms", name, given, f"{candidate.name}: {name}"))
@@ -165,10 +172,11 @@ def run_recipe(
     """
     recipe = read_recipe(recipe)
     workspace = workspace or Workspace()
+    calibration = load_dataset(recipe.data.calibration, "calibration") if recipe.data.calibration else None
     model = load_model(
         recipe.model,
         recipe.importer,
-        samples=load_dataset(recipe.data.calibration, "calibration") if recipe.data.calibration else None,
+        samples=calibration,
         trust=recipe.trust,
         workspace=workspace,
         progress=part_of(progress, 0.0, 0.1),
@@ -177,15 +185,22 @@ def run_recipe(
     candidates = [Candidate(ORIGINAL, build_engine(model, recipe.backend, recipe.options))]
     for number, wanted in enumerate(recipe.candidates):
         start, end = (0.1 + 0.3 * (number + step) / len(recipe.candidates) for step in (0, 1))
-        candidates.append(make_candidate(recipe, wanted, model, workspace, part_of(progress, start, end)))
+        wanted = replace(wanted, options=_options_of(recipe, wanted))
+        report = part_of(progress, start, end)
+        candidates.append(make_candidate(model, wanted, calibration=calibration, workspace=workspace, progress=report))
     comparison = compare(
         candidates,
         evaluation,
         recipe.latency,
+        accuracy=recipe.accuracy,
         workspace=workspace,
         fresh=fresh,
-        progress=part_of(progress, 0.4, 0.9),
+        progress=part_of(progress, 0.4, 0.7 if recipe.explain else 0.9),
     )
+    findings: tuple[Finding, ...] = ()
+    if recipe.explain:
+        report = part_of(progress, 0.7, 0.9)
+        findings = explain(comparison, dataset=evaluation, workspace=workspace, progress=report)
     choice = choose(comparison, recipe.choose)
     chosen = comparison[choice.name]
     package = None
@@ -202,29 +217,52 @@ def run_recipe(
         )
     name = re.sub(r"[^\w.-]+", "-", recipe.name or model.name).lstrip(".")
     path = workspace.root / "runs" / f"{name}-{fingerprint({'recipe': to_builtins(recipe)})[:8]}.json"
-    run = Run(recipe, comparison, choice, evaluate_gates(recipe.gates, comparison, chosen), package, path)
+    gates = evaluate_gates(recipe.gates, comparison, chosen)
+    run = Run(recipe, comparison, choice, gates, package, path, findings)
     write_json(path, run)
     progress(1.0, "done")
     return run
 
 
 def make_candidate(
-    recipe: Recipe, wanted: CandidateRecipe, model: Model, workspace: Workspace, progress: Progress = silent
+    model: Model,
+    wanted: CandidateRecipe | Mapping[str, Any],
+    *,
+    calibration: Dataset | None = None,
+    workspace: Workspace | None = None,
+    progress: Progress = silent,
 ) -> Candidate:
-    """Applies a candidate's transforms and makes it ready for its backend."""
+    """Applies a candidate's transforms to the original and makes the result ready for its backend.
+
+    Args:
+        model: The original.
+        wanted: The candidate, as a recipe has it under `candidates`.
+        calibration: Samples for the transforms that need some.
+        workspace: Where models are kept, and found again by a rerun.
+        progress: Called with the share done and a short text; may raise to cancel.
+
+    Raises:
+        RecipeError: A transform needs samples, and there are none.
+        OptionsError: `wanted` holds something that a candidate cannot have.
+    """
+    wanted = make_options(CandidateRecipe, wanted, "the candidate")
     steps = _steps(wanted)
     for number, (name, options) in enumerate(steps):
         report = part_of(progress, number / len(steps), (number + 1) / len(steps), f"{wanted.name}: ")
-        calibration = None
-        if find_plugin("transforms", name).NEEDS_DATASET:
-            if not recipe.data.calibration:
-                raise RecipeError(
-                    f"{wanted.name} needs calibration samples for {name}, and the recipe names none.",
-                    "Add `calibration:` under `data:`; do not use the evaluation samples for it.",
-                )
-            calibration = load_dataset(recipe.data.calibration, "calibration")
-        model = transform(model, name, options, dataset=calibration, workspace=workspace, progress=report)
-    return Candidate(wanted.name, build_engine(model, wanted.backend, wanted.options or recipe.options))
+        needs_samples = find_plugin("transforms", name).NEEDS_DATASET
+        if needs_samples and calibration is None:
+            raise RecipeError(
+                f"{wanted.name} needs calibration samples for {name}, and there are none.",
+                "Load some, in a recipe by `calibration:` under `data:`; do not use the evaluation samples for it.",
+            )
+        samples = calibration if needs_samples else None
+        model = transform(model, name, options, dataset=samples, workspace=workspace, progress=report)
+    return Candidate(wanted.name, build_engine(model, wanted.backend, wanted.options))
+
+
+def _options_of(recipe: Recipe, candidate: CandidateRecipe) -> dict[str, Any]:
+    """The candidate's options; without any those of the original, where that runs on the same backend."""
+    return candidate.options or (recipe.options if candidate.backend == recipe.backend else {})
 
 
 def _steps(candidate: CandidateRecipe, where: str = "the recipe") -> list[tuple[str, dict[str, Any]]]:

@@ -6,7 +6,9 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workbench.comparison import Choice, Comparison, Row, pareto_front
+from workbench.choice import Choice, pareto_front
+from workbench.comparison import Comparison, Row
+from workbench.measure.accuracy import Accuracy
 from workbench.measure.statistics import Estimate
 
 
@@ -25,18 +27,22 @@ class Cell:
     note: str = ""
 
 
-HEADINGS = ("candidate", "backend", "size", "top-1", "p50 ms", "p99 ms", "speed-up", "trust")
+def headings(comparison: Comparison) -> tuple[str, ...]:
+    """The columns of the table; accuracy has the name of the metric that was measured."""
+    accuracy = comparison.original.accuracy
+    quality = accuracy.metric if accuracy else "agreement"
+    return ("candidate", "backend", "size", quality, "p50 ms", "p99 ms", "speed-up", "trust")
 
 
 def table_row(comparison: Comparison, row: Row) -> tuple[Cell, ...]:
-    """The cells of one candidate, in the order of `HEADINGS`."""
+    """The cells of one candidate, in the order of `headings`."""
     original = comparison.original
     size = row.size_bytes / 1e6
     ratio = original.size_bytes / row.size_bytes
     shrink = f" ({ratio:.1f}× smaller)" if ratio >= 1.05 else ""
     if ratio <= 1 / 1.05:
         shrink = f" ({row.size_bytes / original.size_bytes:.1f}× larger)"
-    p50, p99 = row.latency.p50, row.latency.p99
+    p50, p99, trust = row.latency.p50, row.latency.p99, row.latency.trust
     return (
         Cell(row.name, row.name, describe_steps(row)),
         Cell(row.candidate.engine.backend, row.candidate.engine.backend, row.candidate.engine.device),
@@ -45,14 +51,14 @@ def table_row(comparison: Comparison, row: Row) -> tuple[Cell, ...]:
         Cell(format_estimate(p50), row.p50_ms, _interval(p50, " ms")),
         Cell(format_estimate(p99), p99.value if p99 else float("inf"), _interval(p99, " ms") or "too few timings"),
         _speedup_cell(comparison, row),
-        Cell("●" if not row.latency.caveats else "○", len(row.latency.caveats), "; ".join(row.latency.caveats)),
+        Cell("●" if trust.good else "○", len(trust.caveats), str(trust)),
     )
 
 
 def comparison_text(comparison: Comparison, choice: Choice | None = None) -> str:
     """The table as plain text: `★` marks the choice, `◆` the Pareto front."""
     front = pareto_front(comparison)
-    lines = [["", *HEADINGS]]
+    lines = [["", *headings(comparison)]]
     for row in comparison.rows:
         mark = "★" if choice and row.name == choice.name else "◆" if row.name in front else " "
         lines.append([mark, *(cell.text for cell in table_row(comparison, row))])
@@ -63,7 +69,10 @@ def comparison_html(comparison: Comparison, choice: Choice | None = None) -> str
     """The table as HTML that follows JupyterLab's theme where there is one."""
     front = pareto_front(comparison)
     style = "padding:4px 8px;border-bottom:1px solid var(--jp-border-color2,#8884);white-space:nowrap;text-align:"
-    head = "".join(f'<th style="{style}{"left" if i < 2 else "right"}">{h}</th>' for i, h in enumerate(HEADINGS))
+    head = "".join(
+        f'<th style="{style}{"left" if i < 2 else "right"}">{html.escape(h)}</th>'
+        for i, h in enumerate(headings(comparison))
+    )
     body = []
     for row in comparison.rows:
         mark = "★ " if choice and row.name == choice.name else "◆ " if row.name in front else ""
@@ -80,24 +89,36 @@ def comparison_html(comparison: Comparison, choice: Choice | None = None) -> str
     )
 
 
-def footnote(comparison: Comparison, choice: Choice | None = None) -> str:
-    """What the marks mean, the choice with its reasons, and the conditions of the measurement."""
+def footnote(comparison: Comparison, choice: Choice | None = None, *, doubts: bool = True) -> str:
+    """What the marks mean, the choice with its reasons, and the conditions of the measurement.
+
+    Args:
+        comparison: What was measured.
+        choice: What to ship of it.
+        doubts: Whether to add what speaks against each candidate's numbers, where that is not shown elsewhere.
+    """
     lines = []
     if choice:
         lines.append(f"★ {choice.name}: {choice.reason}.")
         lines += [f"✗ {name} {reason}." for name, reason in choice.rejected.items()]
     lines.append("◆ on the Pareto front of accuracy and latency; ns: the accuracy differs no more than chance would.")
-    lines += [
-        f"○ {row.name}: do not trust its times, {'; '.join(row.latency.caveats)}."
-        for row in comparison.rows
-        if row.latency.caveats
-    ]
+    lines += _doubts(comparison) if doubts else []
     timing = comparison.original.latency
     threads = f"{timing.threads} thread{'s' if timing.threads != 1 else ''}" if timing.threads else "threads as chosen"
     lines.append(
         f"{comparison.dataset} ({comparison.samples}) · batch {timing.batch}, {threads} · {comparison.environment}"
     )
     return "\n".join(lines)
+
+
+def _doubts(comparison: Comparison) -> list[str]:
+    lines = [
+        f"○ {row.name}: do not trust its times, {'; '.join(row.latency.trust.caveats)}."
+        for row in comparison.rows
+        if not row.latency.trust.good
+    ]
+    lines += [f"✗ {name} could not be measured: {reason}" for name, reason in comparison.failures.items()]
+    return lines + [f"{row.name}: {note}." for row in comparison.rows if row.accuracy for note in row.accuracy.caveats]
 
 
 def describe_steps(row: Row) -> str:
@@ -140,26 +161,50 @@ def format_estimate(estimate: Estimate | None) -> str:
     return f"{estimate.value:.{max(digits, 2 if estimate.value < 10 else 1)}f}"
 
 
+def accuracy_text(accuracy: Accuracy) -> str:
+    """A model's accuracy in lines: the headline metric with its interval, further metrics, and caveats."""
+    value = accuracy.value
+    interval = f"{100 * value.low:.2f}–{100 * value.high:.2f}, 95 % interval"
+    lines = [f"{accuracy.metric}  {100 * value.value:.2f} % ({interval}, {accuracy.samples} samples)"]
+    lines += [f"{name}  {format_metric(number)}" for name, number in accuracy.others.items()]
+    return "\n".join([*lines, *(f"{caveat[0].upper()}{caveat[1:]}." for caveat in accuracy.caveats)])
+
+
+def format_metric(value: float) -> str:
+    """A metric beside the headline, with three significant digits."""
+    return f"{value:.3g}"
+
+
 def _accuracy_cell(comparison: Comparison, row: Row) -> Cell:
     if row.accuracy is None:
         share = row.agreement.share if row.agreement else 1.0
-        return Cell(f"{100 * share:.1f} % agree", share, "no labels: predictions that agree with the original's")
-    text = f"{100 * row.accuracy.top1.value:.1f} %"
-    note = f"{row.accuracy.samples} samples, 95 % interval {_interval(row.accuracy.top1, '', 100)} %"
+        return Cell(f"{100 * share:.1f} %", share, "no labels: predictions that agree with the original's")
+    value = row.accuracy.value
+    text = f"{100 * value.value:.1f} %"
+    notes = [f"{row.accuracy.samples} samples, 95 % interval {_interval(value, '', 100)} %"]
+    notes += [f"{name} {format_metric(number)}" for name, number in row.accuracy.others.items()]
+    if row.change:
+        points = row.change.difference.value
+        chance = "" if row.change.significant or not points else " ns"
+        text += f" ({f'{points:+.1f}' if abs(points) >= 0.05 else '±0.0'}{chance})".replace("-", "−")
+        notes.append(f"difference {_interval(row.change.difference, ' points')} ({row.change.test})")
     if row.agreement:
-        drop = comparison.accuracy_drop(row)
-        chance = " ns" if drop and row.agreement.p_value is not None and row.agreement.p_value > 0.05 else ""
-        text += f" ({f'{-drop:+.1f}' if abs(drop) >= 0.05 else '±0.0'}{chance})".replace("-", "−")
-        note += f"; {len(row.agreement.changed)} predictions changed, {row.agreement.lost} of them lost"
-    return Cell(text, row.accuracy.top1.value, note)
+        lost = f", {row.change.lost} of them lost" if row.change and row.change.lost is not None else ""
+        notes.append(f"{len(row.agreement.changed)} predictions changed{lost}")
+    return Cell(text, value.value, "; ".join([*notes, *row.accuracy.caveats]))
 
 
 def _speedup_cell(comparison: Comparison, row: Row) -> Cell:
     if row is comparison.original:
         return Cell("1", 1.0, "the original")
-    ratio = row.speedup
+    ratio, p50, cpu = row.speedup, row.speedup_p50, row.speedup_cpu
     text = f"{ratio.value:.2f}× ({ratio.low:.2f}–{ratio.high:.2f})"
-    return Cell(text, ratio.value, "95 % interval, paired by rounds")
+    return Cell(
+        text,
+        ratio.value,
+        f"of the fastest tenths, paired by launches, with its 95 % interval; by the medians {p50.value:.2f}× "
+        f"({p50.low:.2f}–{p50.high:.2f}), by processor time {cpu.value:.2f}× ({cpu.low:.2f}–{cpu.high:.2f})",
+    )
 
 
 def _interval(estimate: Estimate | None, unit: str, scale: float = 1.0) -> str:

@@ -74,15 +74,23 @@ class Workspace:
         return final
 
     def result(
-        self, kind: str, key: Mapping[str, Any], cls: type[T], compute: Callable[[], T], *, fresh: bool = False
+        self,
+        kind: str,
+        key: Mapping[str, Any],
+        cls: type[T],
+        compute: Callable[[], T],
+        *,
+        fresh: bool = False,
+        keep: Callable[[T], bool] = lambda value: True,
     ) -> T:
-        """Returns a finished result of an earlier run unless `fresh`, or computes and keeps it."""
+        """Returns a finished result of an earlier run unless `fresh`, else computes it and keeps it if `keep` allows."""
         path = self.root / kind / f"{fingerprint({'layout': _LAYOUT, **key})}.json"
         if path.is_file() and not fresh:
             with contextlib.suppress(msgspec.MsgspecError, OSError):  # damaged: compute it again
                 return read_json(path, cls)
         value = compute()
-        write_json(path, value)
+        if keep(value):
+            write_json(path, value)
         return value
 
     def _sweep(self) -> None:

@@ -47,6 +47,13 @@ def test_a_runner_infers(tiny: Model, tiny_data: Dataset) -> None:
     assert runner.placement == {"CPUExecutionProvider": runner.placement["CPUExecutionProvider"]}
 
 
+def test_a_bound_call_gives_what_the_session_gives(tiny: Model, tiny_data: Dataset) -> None:
+    with open_runner(build_engine(tiny, options={"threads": 1})) as runner:
+        [scores] = runner.bind(tiny_data.inputs)()
+
+    np.testing.assert_array_equal(scores, 2 * tiny_data.inputs["x"][:, :3])
+
+
 def test_a_provider_that_this_build_lacks_is_refused(tiny: Model) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         missing = "MadeUpExecutionProvider"

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 APP = """
 from widgets import Workbench
 app = Workbench({workspace!r})
-app.compare.latency.set({{"seconds": 0.3}})
+app.compare.latency.set({{"seconds": 0.3, "launches": 1}})
 app.compare.options.set({{"threads": 1}})
 app
 """
@@ -58,7 +58,7 @@ def test_from_load_to_a_package_that_answers(
     user.waits_until_done()
     rows = page.locator(".wb-table tbody tr")
     expect(rows).to_have_count(3)
-    expect(page.locator(".bk-Figure")).to_be_visible(timeout=SLOW)
+    expect(page.locator(".bk-Figure").locator("visible=true")).to_have_count(1, timeout=SLOW)
     page.get_by_role("button", name=re.compile("^size")).click()
     expect(rows.first).to_contain_text("0.24 MB")
     rows.filter(has_text="float16").click()
@@ -86,7 +86,7 @@ def test_from_load_to_a_package_that_answers(
 def test_a_missing_file_and_a_cancelled_measurement_are_said_in_the_panel(
     open_notebook, tmp_path: pathlib.Path
 ) -> None:
-    page = open_notebook(APP.format(workspace=str(tmp_path)).replace("0.3}", '300, "precision": 0.1}'))
+    page = open_notebook(APP.format(workspace=str(tmp_path)).replace("0.3,", '300, "precision": 0.1,'))
     user = User(page, "errors")
     expect(user.button("Compare")).to_have_count(0, timeout=SLOW)
 

@@ -13,8 +13,7 @@ from workbench.backends import build_engine
 from workbench.dataset import Dataset
 from workbench.errors import Cancelled, DatasetError, OptionsError, ProviderError
 from workbench.importers import load_model
-from workbench.measure.latency import measure_latency
-from workbench.measure.statistics import paired_ratio
+from workbench.measure.latency import measure_latency, speedup
 from workbench.model import Model
 
 SHORT = {"seconds": 0.5, "precision": 0.1}
@@ -27,12 +26,16 @@ def test_a_result_carries_its_conditions(digits: Model, evaluation: Dataset) -> 
     assert (stats.batch, stats.threads) == (2, 1)
     assert set(stats.placement) == {"CPUExecutionProvider"}
     assert stats.warmup > 0 < stats.load_ms
-    assert stats.iterations >= len(stats.round_medians) >= 10
+    assert stats.iterations >= len(stats.blocks) >= 3
     assert stats.p10 is not None
     assert stats.p50 is not None
     assert stats.p10.value <= stats.p50.value
     assert stats.p50.low <= stats.p50.value <= stats.p50.high
-    assert min(stats.round_medians) <= stats.p50.value <= max(stats.round_medians)
+    assert all(block.p10_ms <= block.p50_ms for block in stats.blocks)
+    assert len(stats.quantiles_ms) == 201
+    assert stats.quantiles_ms == tuple(sorted(stats.quantiles_ms))
+    assert stats.quantiles_ms[100] == pytest.approx(stats.p50.value)
+    assert {"provider", "samples", "stable", "noise", "other load"} <= {check.name for check in stats.trust.checks}
     assert stats.samples_per_second == pytest.approx(2000 / stats.mean_ms)
     assert 10 < stats.peak_memory_mb < 10_000
 
@@ -40,18 +43,26 @@ def test_a_result_carries_its_conditions(digits: Model, evaluation: Dataset) -> 
 def test_a_model_is_as_fast_as_itself(digits: Model) -> None:
     """Both run in turns, so whatever slows the machine down hits both."""
     engine = build_engine(digits, options={"threads": 1})
-    first, second = measure_latency([engine, engine], {"seconds": 1, "precision": 0.1})
-    ratio = paired_ratio(first.round_medians, second.round_medians)
+    first, second = measure_latency([engine, engine], {"seconds": 0.6, "precision": 0.1})
+    ratio = speedup(first, second)
 
-    assert len(first.round_medians) == len(second.round_medians)
-    assert ratio.low - 0.1 < 1 < ratio.high + 0.1
+    assert len(first.blocks) == len(second.blocks)
+    assert ratio.p10.low - 0.1 < 1 < ratio.p10.high + 0.1
+
+
+def test_every_launch_is_a_process_of_its_own(digits: Model) -> None:
+    engine = build_engine(digits, options={"threads": 1})
+    [stats] = measure_latency([engine], {"seconds": 2, "precision": 0.1, "launches": 2})
+
+    assert stats.launches == 2
+    assert len(stats.blocks) >= 3
 
 
 def test_more_samples_take_longer(digits: Model) -> None:
     engine = build_engine(digits, options={"threads": 1})
     [one], [many] = (measure_latency([engine], {**SHORT, "batch": batch}) for batch in (1, 16))
 
-    assert min(many.round_medians) > 2 * min(one.round_medians)
+    assert many.quantiles_ms[0] > 2 * one.quantiles_ms[0]
 
 
 def test_too_few_timings_give_no_percentile_and_a_caveat(digits: Model) -> None:
@@ -59,8 +70,9 @@ def test_too_few_timings_give_no_percentile_and_a_caveat(digits: Model) -> None:
 
     assert stats.iterations < 500
     assert stats.p99 is None
-    if stats.p10 is None or stats.p50 is None:
-        assert stats.caveats == (f"only {stats.iterations} timings",)
+    [samples] = [check for check in stats.trust.checks if check.name == "samples"]
+    assert (f"only {stats.iterations} timings" in samples.reason) is (stats.p50 is None)
+    assert ("too few for the 99th percentile" in samples.reason) is (samples.verdict == "ok")
 
 
 def test_a_fixed_batch_is_not_measured_at_another(tmp_path: Path, model_file: Callable[..., Path]) -> None:
@@ -94,7 +106,7 @@ def test_a_cancel_leaves_no_process(tiny: Model, processes_in: Callable[[Path], 
     seen: list[list[str]] = []
 
     def cancel(fraction: float, message: str) -> None:
-        if fraction > 0.2:  # opened and warm
+        if fraction > 0.002:  # opened and warm
             seen.append(processes_in(folder))
             raise Cancelled
 

@@ -68,3 +68,21 @@ def test_values_are_checked_before_they_reach_the_controls() -> None:
     with pytest.raises(OptionsError, match="sampels"):
         form.set({"sampels": 2})
     assert form["samples"].value == 8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Options that may be left open."""
+
+    max_p99_ms: Annotated[float, option("Largest.", minimum=0, unit="ms")] | None = None
+
+
+def test_a_limit_is_open_until_a_number_is_typed_and_its_unit_stands_behind_it() -> None:
+    form = OptionsForm(Limits)
+    assert (form.values, form["max_p99_ms"].description) == ({"max_p99_ms": None}, "Max p99")
+    form["max_p99_ms"].value = "2.5"
+    assert form.changed() == {"max_p99_ms": 2.5}
+    form.set({"max_p99_ms": 4})
+    assert form["max_p99_ms"].value == "4"
+    form["max_p99_ms"].value = ""
+    assert form.values == {"max_p99_ms": None}

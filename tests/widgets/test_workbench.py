@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,14 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from bokeh.plotting import figure
 
-from widgets import Compare, Export, Graph, Load, Transform, Workbench
-from widgets._plots import front_data, static_html
+from widgets import Compare, Export, Graph, Load, Transform, Workbench, front_data, front_figure, static_html
+from widgets._plots import source_of
 from workbench.errors import DatasetError, ExportError, ModelError, WorkspaceError
 from workbench.model import Step
 from workbench.recipe import read_recipe
+from workbench.workspace import ROOT_VARIABLE
 
-FAST = {"seconds": 0.3}
+FAST = {"seconds": 0.3, "launches": 1}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     workbench.compare.latency.set(FAST)
     workbench.compare.options.set({"threads": 1})
     workbench.compare.start().wait()
+    workbench.predictions.wait()  # it began by itself
     workbench.export.start().wait()
     yield workbench
     workbench.close()
@@ -69,8 +73,9 @@ def test_compare_marks_the_choice_in_table_and_plot(app: Workbench) -> None:
 def test_table_and_plot_select_the_same_candidate(app: Workbench) -> None:
     app.compare.table.selected = "half"
     assert app.compare.selected == "half"
-    figure = app.compare.plot.figure
-    source = figure.select_one({"name": "candidates"}).data_source  # type: ignore[union-attr]
+    plot = app.compare.plots.pane.figure
+    assert isinstance(plot, figure)
+    source = source_of(plot)
     assert source.selected.indices == [2]
     source.selected.indices = [0]
     assert app.compare.table.selected == "original"
@@ -78,11 +83,41 @@ def test_table_and_plot_select_the_same_candidate(app: Workbench) -> None:
 
 def test_the_choice_follows_the_budget_without_measuring_again(app: Workbench) -> None:
     before = app.compare.comparison
-    app.compare.budget.set({"prefer": "size"})
+    app.compare.limits.set({"prefer": "size"})
     assert app.compare.choice is not None
     assert app.compare.choice.name == "quantize static"
     assert app.compare.comparison is before
-    app.compare.budget.set({"prefer": "latency"})
+    app.compare.limits.set({"prefer": "latency"})
+
+
+def test_what_misses_a_limit_is_faded_in_table_and_plots(app: Workbench) -> None:
+    app.compare.limits["max_size_mb"].value = "0.3"
+    assert [row["name"] for row in app.compare.table.rows if row["faded"]] == ["original", "half"]
+    for kind in app.compare.plots.kind.options:
+        app.compare.plots.kind.value = kind
+        plot = app.compare.plots.pane.figure
+        assert isinstance(plot, figure)
+        drawn = dict(zip(source_of(plot).data["name"], source_of(plot).data["alpha"], strict=True))
+        assert drawn["quantize static"] == 1
+        assert drawn["half"] < 0.5
+    app.compare.limits["max_size_mb"].value = ""
+    assert not [row["name"] for row in app.compare.table.rows if row["faded"]]
+
+
+def test_a_limit_that_is_no_number_is_refused_until_it_is_mended(app: Workbench) -> None:
+    app.compare.limits["max_p99_ms"].value = "fast"
+    assert "max_p99_ms = 'fast'" in app.compare.error
+    app.compare.limits["max_p99_ms"].value = ""
+    assert app.compare.error == ""
+
+
+def test_the_selected_candidate_shows_what_its_badge_rests_on(app: Workbench) -> None:
+    app.compare.table.selected = "half"
+    comparison = app.compare.comparison
+    assert comparison is not None
+    for check in comparison["half"].latency.trust.checks:
+        assert html.escape(check.reason) in app.compare.details.value
+    assert "float16" in app.compare.details.value
 
 
 def test_the_same_candidate_has_the_same_colour_in_table_and_plot(app: Workbench) -> None:
@@ -104,6 +139,7 @@ def test_steps_that_are_done_are_ticked(app: Workbench) -> None:
         "✓ Load",
         "✓ Compress",
         "✓ Compare",
+        "✓ Predictions",
         "✓ Export",
     ]
 
@@ -116,15 +152,17 @@ def test_shown_recipe_steps_together_are_a_recipe(app: Workbench) -> None:
     assert recipe.latency.seconds == FAST["seconds"]
 
 
-def test_shown_python_does_what_was_clicked(app: Workbench, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_shown_python_does_what_was_clicked(
+    app: Workbench, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ROOT_VARIABLE, str(app.compare.workspace))
     app.export.directory.value = str(tmp_path / "package")
     names: dict[str, Any] = {}
     for panel in (app.load, app.transform, app.compare, app.export):
         exec(panel.code()[0], names)  # what a user pastes into cells one after the other
     app.export.directory.value = ""
-    shown = {row.name: row.size_bytes for row in names["comparison"].rows}
-    assert app.compare.comparison is not None
-    assert shown == {row.name: row.size_bytes for row in app.compare.comparison.rows}
+    assert names["comparison"] == app.compare.comparison  # found again in the workspace: exactly the same was asked for
+    assert names["choice"] == app.compare.choice
     assert (tmp_path / "package" / "serve.py").is_file()
     assert "matches=True" in capsys.readouterr().out
 
@@ -216,10 +254,8 @@ def test_cancelling_a_measurement_ends_its_processes(app: Workbench, tmp_path: P
 
 
 def test_the_plot_lives_without_kernel_or_network(app: Workbench) -> None:
-    from widgets import front_figure
-
     assert app.compare.comparison is not None
-    page = static_html(front_figure(app.compare.comparison)[0])
+    page = static_html(front_figure(app.compare.comparison))
     assert "cdn.bokeh.org" not in page
     assert "BokehJS" in page or "Bokeh" in page
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
+from workbench.backends._cuda_events import DeviceTimer
+from workbench.backends._host import physical_cores
+from workbench.backends._onnxruntime_profile import optimized as optimized
+from workbench.backends._onnxruntime_profile import profile as profile
+from workbench.backends._onnxruntime_session import SessionRunner, load_runtime, open_session
 from workbench.backends._onnxruntime_support import unsupported as unsupported
-from workbench.engine import Engine, Tensors
-from workbench.errors import ModelError, ProviderError
+from workbench.engine import Engine
+from workbench.errors import ProviderError
 from workbench.jobs import Progress
 from workbench.model import Model
 from workbench.options import option, to_builtins
 
-if TYPE_CHECKING:
-    import onnxruntime
-    from numpy.typing import NDArray
-
 REQUIRES = {"onnxruntime": "cpu"}
+
+_ON_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Options:
 
 def devices() -> tuple[str, ...]:
     """The execution providers that this build of ONNX Runtime lists; listing one does not mean that it works here."""
-    return tuple(_runtime().get_available_providers())
+    return tuple(load_runtime().get_available_providers())
 
 
 def build(model: Model, options: Options, progress: Progress) -> Engine:
@@ -59,14 +58,14 @@ def build(model: Model, options: Options, progress: Progress) -> Engine:
             f"This ONNX Runtime has no {options.provider}: it knows {', '.join(devices())}.",
             "Choose one of these, or install the extra that brings it (`gpu` for CUDA and TensorRT).",
         )
-    chosen = {**to_builtins(options), "threads": options.threads or _cores()}
+    chosen = {**to_builtins(options), "threads": options.threads or physical_cores()}
     return Engine(
         model=model,
         backend="onnxruntime",
         options=chosen,
         device=options.provider,
         path=model.path,
-        versions={"onnxruntime": _runtime().__version__},
+        versions={"onnxruntime": load_runtime().__version__},
     )
 
 
@@ -78,131 +77,12 @@ def open_runner(engine: Engine) -> Iterator[SessionRunner]:
         ProviderError: No node, or only a fallback, runs on the provider asked for.
         ModelError: ONNX Runtime refuses the model.
     """
-    yield SessionRunner(_open_session(engine), engine)
-
-
-def _runtime() -> Any:
-    """Imports onnxruntime, which reports its use to its makers unless it finds this variable by then."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    return onnxruntime
-
-
-class SessionRunner:
-    """A live ONNX Runtime session."""
-
-    def __init__(self, session: onnxruntime.InferenceSession, engine: Engine) -> None:
-        self._session = session
-        self._outputs = [spec.name for spec in engine.model.outputs]
-        self._model = engine.model.name
-        self._placement = _placement(session)
-        # A model of constants alone has no node left once the session is made, and may run anywhere.
-        if not self._placement.get(engine.device, engine.device in session.get_providers() and not self._placement):
-            ran = ", ".join(f"{count} nodes on {name}" for name, count in self._placement.items())
-            raise ProviderError(
-                f"{engine.model.name} was to run on {engine.device}, but ONNX Runtime placed {ran or 'no node'}.",
-                "Check the driver and its libraries (ONNX Runtime falls back silently), or ask for the provider "
-                "that runs.",
-            )
-
-    @property
-    def placement(self) -> Mapping[str, int]:
-        """Nodes of the optimized graph that each provider runs."""
-        return self._placement
-
-    def infer(self, feed: Tensors) -> dict[str, NDArray[Any]]:
-        """Runs the model once.
-
-        Raises:
-            ModelError: ONNX Runtime cannot run it on these inputs.
-        """
-        try:
-            outputs = self._session.run(self._outputs, dict(feed))
-        except Exception as error:  # onnxruntime raises its own C++ exception classes
-            raise ModelError(
-                f"ONNX Runtime cannot run {self._model}: {_reason(error)}.",
-                "Check the inputs' types, shapes and values against what the model takes.",
-            ) from error
-        return dict(zip(self._outputs, outputs, strict=True))
-
-
-def _open_session(engine: Engine) -> onnxruntime.InferenceSession:
-    ort = _runtime()
-    ort.set_default_logger_severity(3)  # its warnings about the machine (no GPU found) are not the user's
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = engine.options["threads"]
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = {
-        "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-        "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-        "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-        "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    }[engine.options["graph_level"]]
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(engine.options["spinning"])))
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    providers = [engine.device, *([] if engine.device == "CPUExecutionProvider" else ["CPUExecutionProvider"])]
+    timer = None
+    if engine.device in _ON_CUDA:
+        with contextlib.suppress(ProviderError):  # without a GPU the session is refused; without cuda-python it runs
+            timer = DeviceTimer()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of is checked right after, and refused in words
-            return ort.InferenceSession(str(engine.path), options, providers=providers)
-    except Exception as error:  # onnxruntime raises its own C++ exception classes
-        raise _refusal(engine.model.name, f"ONNX Runtime {ort.__version__}", _reason(error)) from error
-
-
-# What ONNX Runtime says, what it means, and how to mend it.
-_REFUSALS = (
-    (
-        r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
-        "is written as ONNX IR version {0}; {runtime} knows them up to {1}",
-        "Set its ir_version to {1} and save it again (onnx.load, onnx.save), or update onnxruntime.",
-    ),
-    (
-        r"Opset (\d+) is under development.*domain (\S+) is till opset (\d+)",
-        "needs opset {0} of {1}; {runtime} knows them up to {2}",
-        "Export it with opset {2} or an older one, or update onnxruntime.",
-    ),
-    (
-        r"(\S+):(\S+)\(-?\d+\) is not a registered function/op",
-        "uses the operator {1} of '{0}', which {runtime} does not have",
-        "Export it with standard operators in its place, or with the operator as an ONNX function.",
-    ),
-    (
-        r"Could not find an implementation for (\S+)\((\d+)\)",
-        "uses {0} of opset {1}, which {runtime} does not implement on this device, or not for its element types",
-        "Raise its opset (transform upgrade_opset), export it in float32, or use another backend.",
-    ),
-)
-
-
-def _refusal(model: str, runtime: str, reason: str) -> ModelError:
-    for pattern, words, remedy in _REFUSALS:
-        if found := re.search(pattern, reason):
-            parts = found.groups()
-            return ModelError(f"{model} {words.format(*parts, runtime=runtime)}.", remedy.format(*parts))
-    return ModelError(
-        f"{runtime} refuses {model}: {reason}.", "Export the model with an opset that it knows, or use another backend."
-    )
-
-
-def _reason(error: Exception) -> str:
-    """What ONNX Runtime says, without the places in its source that it puts before."""
-    text = " ".join(str(error).split())
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Load model from .*? failed:\s*", "", text)
-    text = re.sub(r"/\S+\.(?:cc|h):\d+ .*?\)>?(?: const)?(?: \[with .*?\])? (?=[A-Z])", "", text)
-    return "".join(letter for letter in text[:400] if letter.isprintable()).rstrip(".")
-
-
-def _placement(session: onnxruntime.InferenceSession) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for part in session.get_provider_graph_assignment_info():
-        counts[part.ep_name] += len(part.get_nodes())
-    return dict(counts)
-
-
-def _cores() -> int:
-    """Physical cores that this process may use."""
-    import psutil
-
-    allowed = len(os.sched_getaffinity(0))
-    return min(allowed, psutil.cpu_count(logical=False) or allowed)
+        yield SessionRunner(open_session(engine, stream=timer.stream if timer else None), engine, timer)
+    finally:
+        if timer:
+            timer.close()

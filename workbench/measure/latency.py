@@ -1,34 +1,33 @@
-"""Latency: candidates timed in rounds that take turns, each in its own subprocess, so that noise hits all alike."""
+"""Latency: candidates timed in rounds that take turns, in fresh processes, so that noise and chance hit all alike."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from workbench.backends import open_runner
 from workbench.dataset import Dataset
-from workbench.engine import Engine, Tensors, random_feed
-from workbench.errors import OptionsError
-from workbench.jobs import Progress, Worker, part_of, silent
-from workbench.measure.statistics import Estimate, percentiles
+from workbench.engine import Engine
+from workbench.errors import Cancelled, OptionsError, WorkbenchError
+from workbench.jobs import Progress, silent
+from workbench.measure._limited import make_limits
+from workbench.measure._stopwatch import Stopwatch, report_in
+from workbench.measure._summary import Block as Block
+from workbench.measure._summary import LatencyStats as LatencyStats
+from workbench.measure._summary import Record
+from workbench.measure._summary import Speedup as Speedup
+from workbench.measure._summary import speedup as speedup
+from workbench.measure.feeds import make_feed
+from workbench.measure.machine import ConditionsWatch
 from workbench.options import make_options, option
 
-_SHARES = (0.10, 0.50, 0.90, 0.95, 0.99)
-_ROUND_SECONDS = 0.04  # long enough to drown the switch between candidates, short enough for many rounds
 _MIN_ROUNDS = 10
 _FEWEST_ROUNDS = 3  # of a model so slow that no more fit: an interval over fewer rounds would mean nothing
-_MIN_SAMPLES = 500  # what the 99th percentile needs
-_STEADY = 0.05  # warm-up ends when two blocks in a row agree this well
-_WARMUP_BLOCKS = 40
+_OPENING_SHARE = 1.5  # time that opening may take, as a share of the time that is measured
 
 
 @dataclass(frozen=True)
@@ -51,51 +50,51 @@ class LatencyOptions:
             "Stop early when the median's interval is this narrow.", minimum=0.1, maximum=50, unit="%", advanced=True
         ),
     ] = 1.0
+    launches: Annotated[
+        int,
+        option(
+            "Fresh processes for each candidate, fewer where opening takes long: intervals then hold what differs "
+            "from process to process.",
+            minimum=1,
+            maximum=30,
+            advanced=True,
+        ),
+    ] = 5
+    hang_s: Annotated[
+        float, option("Longest time without an answer.", minimum=1, maximum=36000, unit="s", advanced=True)
+    ] = 300.0
+    memory_gb: Annotated[
+        float,
+        option(
+            "Most memory that a candidate may take; 0 is three quarters of what is free.",
+            minimum=0,
+            maximum=10000,
+            unit="GB",
+            advanced=True,
+        ),
+    ] = 0.0
 
 
-@dataclass(frozen=True)
-class LatencyStats:
-    """Host time of one inference, ms, and what it was measured under.
+@overload
+def measure_latency(
+    engines: Sequence[Engine],
+    options: Mapping[str, Any] | LatencyOptions | None = None,
+    *,
+    dataset: Dataset | None = None,
+    keep_going: Literal[False] = False,
+    progress: Progress = silent,
+) -> tuple[LatencyStats, ...]: ...
 
-    Attributes:
-        batch: Samples per inference.
-        p10: Tenth percentile: what the machine does when nothing disturbs it.
-        p50: Median; p90, p95, p99 likewise. None where there were too few samples for the percentile.
-        mean_ms: Mean.
-        cpu_ms: Processor time of one inference, all threads.
-        load_ms: Opening the engine.
-        first_ms: First inference.
-        peak_memory_mb: Most memory that the process held, MB (10⁶ bytes).
-        iterations: Timed inferences.
-        warmup: Untimed inferences before them.
-        threads: Threads inside one operator, where the backend has such an option.
-        round_medians: Median of each round, ms; round *n* of all candidates ran next to each other.
-        placement: Nodes that each provider really ran.
-        caveats: Reasons not to trust the numbers; none is best.
-    """
 
-    batch: int
-    p10: Estimate | None
-    p50: Estimate | None
-    p90: Estimate | None
-    p95: Estimate | None
-    p99: Estimate | None
-    mean_ms: float
-    cpu_ms: float
-    load_ms: float
-    first_ms: float
-    peak_memory_mb: float
-    iterations: int
-    warmup: int
-    threads: int | None
-    round_medians: tuple[float, ...]
-    placement: Mapping[str, int]
-    caveats: tuple[str, ...] = ()
-
-    @property
-    def samples_per_second(self) -> float:
-        """Samples that one caller gets through in a second."""
-        return 1000 * self.batch / self.mean_ms
+@overload
+def measure_latency(
+    engines: Sequence[Engine],
+    options: Mapping[str, Any] | LatencyOptions | None = None,
+    *,
+    dataset: Dataset | None = None,
+    keep_going: Literal[True],
+    progress: Progress = silent,
+) -> tuple[LatencyStats | WorkbenchError, ...]: ...
 
 
 def measure_latency(
@@ -103,188 +102,133 @@ def measure_latency(
     options: Mapping[str, Any] | LatencyOptions | None = None,
     *,
     dataset: Dataset | None = None,
+    keep_going: bool = False,
     progress: Progress = silent,
-) -> tuple[LatencyStats, ...]:
+) -> tuple[LatencyStats | WorkbenchError, ...]:
     """Measures engines against each other: A B C A B C …, until the medians are narrow or the time is up.
 
+    Everything is measured in several launches; in each, every engine gets a fresh process, is warmed up until stable,
+    and takes its turns.
+
     Args:
-        engines: What to measure; each runs in its own fresh subprocess.
+        engines: What to measure.
         options: Fields of `LatencyOptions`.
         dataset: Its first samples are fed; random values if there is none.
+        keep_going: Whether the others go on when one cannot be opened, crashes, hangs or takes too much memory.
         progress: Called with the share done and a short text; may raise to cancel.
 
     Returns:
-        One result per engine, in order.
+        One result per engine, in order; with `keep_going` the error in place of the result where there is none.
 
     Raises:
         ProviderError: The provider that would really run is not the one asked for.
+        WorkerError: One crashed, hung or took too much memory, and was ended.
         OptionsError: An option has a value it cannot have, or the batch does not fit a model.
     """
     checked = make_options(LatencyOptions, options, "measure_latency")
     if not engines:
         raise OptionsError("measure_latency got no engines.", "Give it at least one.")
-    with contextlib.ExitStack() as stack:
-        stopwatches: list[_Stopwatch] = []
-        for number, engine in enumerate(engines):
-            share = part_of(progress, 0.2 * number / len(engines), 0.2 * (number + 1) / len(engines))
-            worker = stack.enter_context(Worker(_time_rounds, engine, _feed(engine, dataset, checked.batch)))
-            stopwatches.append(_Stopwatch(engine, worker, checked.seconds, share))
-        _take_turns(stopwatches, checked, progress)
-        return tuple(stopwatch.stats(checked) for stopwatch in stopwatches)
+    records = [Record(engine, make_feed(engine, dataset, checked.batch)) for engine in engines]
+    watch = ConditionsWatch()
+    _Session(records, checked, keep_going, progress).run()
+    own = sum(record.cpu_seconds for record in records)
+    conditions = watch.finish(own, gpu=any(_on_gpu(engine) for engine in engines))
+    return tuple(record.failure or record.stats(checked.batch, conditions) for record in records)
 
 
-def _take_turns(stopwatches: Sequence[_Stopwatch], options: LatencyOptions, progress: Progress) -> None:
-    limit = options.seconds * len(stopwatches)
-    start = time.monotonic()
-    number = 0
-    while True:
-        first = number % len(stopwatches)  # nobody always runs right after the same neighbour
-        for stopwatch in (*stopwatches[first:], *stopwatches[:first]):
-            stopwatch.run_round(progress, 0.2 + 0.8 * min(1.0, (time.monotonic() - start) / limit))
-        number += 1
-        elapsed = time.monotonic() - start
-        if elapsed > (limit if number >= _MIN_ROUNDS else 2 * limit) and number >= _FEWEST_ROUNDS:
-            return
-        if number % 5 == 0 and number >= _MIN_ROUNDS and all(s.is_narrow(options) for s in stopwatches):
-            return
+class _Running(NamedTuple):
+    """An engine in one launch, warmed up; the median of its last warm-up is in s."""
+
+    record: Record
+    watch: Stopwatch
+    median: float
 
 
-class _Stopwatch:
-    """One engine's worker and what it has measured so far."""
+class _Session:
+    """The launches of one measurement."""
 
-    def __init__(self, engine: Engine, worker: Worker, seconds: float, progress: Progress) -> None:
-        self._worker = worker
-        self._threads = engine.options.get("threads")
-        self._rounds: list[NDArray[np.float64]] = []
-        self._cpu_ms: list[float] = []
-        self._peak_mb = 0.0
-        progress(0.0, f"opening {engine.model.name} on {engine.backend}")
-        self._opened: _Opened = worker.receive(progress)
-        self._warmup = 1
-        self._count = self._warm_up(seconds / 2, progress)
+    def __init__(
+        self, records: Sequence[Record], options: LatencyOptions, keep_going: bool, progress: Progress
+    ) -> None:
+        self._records, self._options = records, options
+        self._keep_going, self._progress = keep_going, progress
+        self._launches = options.launches
+        self._limits = make_limits(options.hang_s, options.memory_gb)
 
-    def run_round(self, progress: Progress, fraction: float) -> None:
-        """Times one round."""
-        times, cpu_ms, self._peak_mb = self._ask(self._count, part_of(progress, fraction, fraction))
-        self._rounds.append(times)
-        self._cpu_ms.append(cpu_ms)
+    def run(self) -> None:
+        """Launches until enough is known, the time is up, or nothing is left to measure."""
+        launch = 0
+        while launch < self._launches and (alive := self._alive()):
+            with contextlib.ExitStack() as stack:
+                begun = time.monotonic()
+                running = [one for record in alive if (one := self._open(record, launch, stack))]
+                if launch == 0:
+                    self._launches = self._affordable(time.monotonic() - begun, [one.median for one in running])
+                self._take_turns(running, launch)
+            launch += 1
+            if launch >= min(3, self._launches) and all(self._is_narrow(record) for record in self._alive()):
+                return
 
-    def is_narrow(self, options: LatencyOptions) -> bool:
-        """Whether enough is known."""
-        if sum(map(len, self._rounds)) < _MIN_SAMPLES:
-            return False
-        [median] = percentiles(self._rounds, [0.5])
-        return median is not None and median.spread * 100 <= options.precision
+    def _alive(self) -> list[Record]:
+        return [record for record in self._records if record.failure is None]
 
-    def stats(self, options: LatencyOptions) -> LatencyStats:
-        """Sums the rounds up."""
-        p10, p50, p90, p95, p99 = percentiles(self._rounds, _SHARES)
-        samples = np.concatenate(self._rounds)
-        stats = LatencyStats(
-            batch=options.batch,
-            p10=p10,
-            p50=p50,
-            p90=p90,
-            p95=p95,
-            p99=p99,
-            mean_ms=float(samples.mean()),
-            cpu_ms=float(np.median(self._cpu_ms)),
-            load_ms=self._opened.load_ms,
-            first_ms=self._opened.first_ms,
-            peak_memory_mb=self._peak_mb,
-            iterations=len(samples),
-            warmup=self._warmup,
-            threads=self._threads,
-            round_medians=tuple(float(np.median(times)) for times in self._rounds),
-            placement=self._opened.placement,
-            caveats=_caveats(p10, p50, len(samples), self._threads, float(np.median(self._cpu_ms))),
-        )
-        return stats
+    def _open(self, record: Record, launch: int, stack: contextlib.ExitStack) -> _Running | None:
+        """Opens and warms up; None if that failed."""
+        with self._failing(record):
+            watch = Stopwatch(record.engine, record.feed, self._limits)
+            stack.callback(watch.close)
+            stack.callback(record.close_launch, watch)
+            report = report_in(self._progress, self._share_done(launch))
+            opened = watch.open(report)
+            median = watch.warm_up(self._options.seconds / self._options.launches, report)
+            record.open_launch(opened)
+            if launch == 0:
+                record.ask_once(watch, report)
+            return _Running(record, watch, median)
+        return None
 
-    def _warm_up(self, seconds: float, progress: Progress) -> int:
-        """Runs until two blocks in a row agree or the time is up; returns how many inferences make a round."""
-        count, last, end = 1, 0.0, time.monotonic() + seconds
-        for _ in range(_WARMUP_BLOCKS):
-            times, _, _ = self._ask(count, progress)
-            self._warmup += count
-            median = float(np.median(times))
-            if abs(median - last) <= _STEADY * median and count * median >= _ROUND_SECONDS * 1000 / 2:
-                break
-            last = median
-            count = int(np.clip(_ROUND_SECONDS * 1000 / max(median, 1e-3), 1, 4 * count))
-            if time.monotonic() > end:
-                break
-        return count
+    def _take_turns(self, running: list[_Running], launch: int) -> None:
+        limit = self._options.seconds * len(running) / self._launches
+        wanted, fewest = (-(-rounds // self._launches) for rounds in (_MIN_ROUNDS, _FEWEST_ROUNDS))
+        start, number = time.monotonic(), 0
+        while running:
+            first = number % len(running)  # nobody always runs right after the same neighbour
+            for one in (*running[first:], *running[:first]):
+                share = min(1.0, (time.monotonic() - start) / limit)
+                with self._failing(one.record):
+                    one.watch.run_round(report_in(self._progress, self._share_done(launch + share)))
+                if one.record.failure is not None:
+                    running.remove(one)
+            number += 1
+            elapsed = time.monotonic() - start
+            if elapsed > (limit if number >= wanted else 2 * limit) and number >= fewest:
+                return
 
-    def _ask(self, count: int, progress: Progress) -> tuple[NDArray[np.float64], float, float]:
-        self._worker.send(count)
-        times, cpu_ms, peak_mb = self._worker.receive(lambda fraction, _: progress(fraction, "measuring latency"))
-        return times, cpu_ms, peak_mb
+    @contextlib.contextmanager
+    def _failing(self, record: Record) -> Iterator[None]:
+        """One that fails is left out from then on, or ends everything."""
+        try:
+            yield
+        except Cancelled:
+            raise
+        except WorkbenchError as error:
+            if not self._keep_going:
+                raise
+            record.failure = error
 
+    def _affordable(self, opening: float, medians: Sequence[float]) -> int:
+        """Launches for which there is time: opening must not take longer than measuring, nor rounds be too few."""
+        total = self._options.seconds * max(1, len(medians))
+        by_opening = _OPENING_SHARE * total / max(opening, 1e-3)
+        by_rounds = total / max(_FEWEST_ROUNDS * sum(medians), 1e-6)
+        return int(np.clip(min(by_opening, by_rounds), 1, self._options.launches))
 
-def _caveats(
-    p10: Estimate | None, p50: Estimate | None, samples: int, threads: int | None, cpu_ms: float
-) -> tuple[str, ...]:
-    if p10 is None or p50 is None:
-        return (f"only {samples} timings",)
-    found = []
-    if p50.spread > 0.05:
-        found.append(f"the median is known to ±{100 * p50.spread:.0f} % only")
-    if p50.value > 1.25 * p10.value:
-        found.append(f"noisy machine: the median is {p50.value / p10.value:.1f} × the fastest tenth")
-    if threads == 1 and cpu_ms < 0.8 * p50.value:
-        found.append(f"the thread ran for only {100 * cpu_ms / p50.value:.0f} % of the time: other work took the core")
-    return tuple(found)
+    def _is_narrow(self, record: Record) -> bool:
+        return record.median_spread() * 100 <= self._options.precision
+
+    def _share_done(self, launches: float) -> float:
+        return min(1.0, launches / self._launches)
 
 
-def _feed(engine: Engine, dataset: Dataset | None, batch: int) -> dict[str, NDArray[Any]]:
-    fixed = engine.model.fixed_batch
-    if fixed not in (None, batch):
-        raise OptionsError(
-            f"{engine.model.name} has a fixed batch of {fixed}; it cannot be measured at batch {batch}.",
-            f"Set batch to {fixed}, or export the model with a dynamic batch.",
-        )
-    if dataset is None:
-        return random_feed(engine.model, batch)
-    dataset.check_fits(engine.model)
-    return {
-        name: np.ascontiguousarray(np.resize(array, (batch, *array.shape[1:])))
-        for name, array in dataset.take(batch).inputs.items()
-    }
-
-
-@dataclass(frozen=True)
-class _Opened:
-    load_ms: float
-    first_ms: float
-    placement: Mapping[str, int]
-
-
-def _time_rounds(channel: Connection, engine: Engine, feed: Tensors) -> None:
-    """Runs in the worker: opens the engine, then times as many inferences as it is asked for, again and again."""
-    start = time.perf_counter()
-    with open_runner(engine) as runner:
-        opened = time.perf_counter()
-        runner.infer(feed)
-        first_ms = (time.perf_counter() - opened) * 1000
-        channel.send(("result", _Opened((opened - start) * 1000, first_ms, dict(runner.placement))))
-        gc.collect()
-        gc.disable()
-        while True:
-            count = channel.recv()
-            times = np.empty(count)
-            cpu = time.process_time()
-            for index in range(count):
-                begin = time.perf_counter_ns()
-                runner.infer(feed)
-                times[index] = (time.perf_counter_ns() - begin) / 1e6
-            cpu_ms = (time.process_time() - cpu) * 1000 / count
-            channel.send(("result", (times, cpu_ms, _peak_memory_mb())))
-
-
-def _peak_memory_mb() -> float:
-    """Peak of this process; `ru_maxrss` would start at the caller's."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
+def _on_gpu(engine: Engine) -> bool:
+    return any(word in engine.device.lower() for word in ("cuda", "tensorrt", "gpu"))

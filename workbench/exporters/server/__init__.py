@@ -158,7 +158,8 @@ def _words(contents: Contents) -> Mapping[str, str]:
         p50, p99 = format_estimate(measured.latency.p50), format_estimate(measured.latency.p99)
         lines = [f"p50 {p50} ms, p99 {p99} ms at batch {measured.latency.batch}, {measured.latency.threads} thread(s)"]
         if measured.accuracy:
-            lines.append(f"top-1 {100 * measured.accuracy.top1.value:.1f} % on {measured.accuracy.samples} samples")
+            accuracy = measured.accuracy
+            lines.append(f"{accuracy.metric} {100 * accuracy.value.value:.1f} % on {accuracy.samples} samples")
     steps = describe_steps(measured) if measured else ", ".join(s.transform for s in model.history) or "as loaded"
     return {
         "name": contents.name,

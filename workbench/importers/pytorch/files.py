@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import re
-import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from workbench.errors import ModelError, OptionsError
+from workbench.functions import find_function, first_sentence
 from workbench.importers._archive import check_archive
 from workbench.importers._source import TRUST
-from workbench.options import suggest
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +90,7 @@ def read_content(path: Path, kind: Kind, trust: bool) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise ModelError(f"{path} is no complete .safetensors file ({_reason(error)}).", _DAMAGED) from None
+            raise ModelError(f"{path} is no complete .safetensors file ({first_sentence(error)}).", _DAMAGED) from None
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -112,7 +109,7 @@ def read_content(path: Path, kind: Kind, trust: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=False)
     except (AttributeError, ImportError) as error:
         raise ModelError(
-            f"{path} needs a class that cannot be found here ({_reason(error)}).",
+            f"{path} needs a class that cannot be found here ({first_sentence(error)}).",
             "Put its module where Python finds it, or save model.state_dict() and give a factory.",
         ) from None
     except Exception as error:
@@ -120,13 +117,7 @@ def read_content(path: Path, kind: Kind, trust: bool) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
-    return ModelError(f"{path} cannot be read as a PyTorch file ({_reason(error)}).", _DAMAGED)
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of what a framework says; the rest is advice for its developers."""
-    text = re.split(r"(?<=[a-z0-9\])'])[.!] |\n", str(error).strip())[0]
-    return " ".join(text.split())[:200].rstrip(".") or type(error).__name__
+    return ModelError(f"{path} cannot be read as a PyTorch file ({first_sentence(error)}).", _DAMAGED)
 
 
 # --- the module ----------------------------------------------------------------------------------------------------
@@ -144,7 +135,7 @@ def call_factory(factory: str, arguments: str) -> torch.nn.Module:
     """
     import torch
 
-    function = _find_factory(factory)
+    function = find_function(factory, "factory")
     try:
         keywords = json.loads(arguments or "{}")
         if not isinstance(keywords, dict):
@@ -155,7 +146,7 @@ def call_factory(factory: str, arguments: str) -> torch.nn.Module:
         module = function(**keywords)
     except Exception as error:
         raise OptionsError(
-            f"The factory {factory} fails: {type(error).__name__}: {_reason(error)}.",
+            f"The factory {factory} fails: {type(error).__name__}: {first_sentence(error)}.",
             "Mend it, or give what it needs as `arguments`, a JSON object of keyword arguments.",
         ) from None
     if not isinstance(module, torch.nn.Module):
@@ -164,40 +155,6 @@ def call_factory(factory: str, arguments: str) -> torch.nn.Module:
             "Name the function or class that builds the module.",
         )
     return module
-
-
-def _find_factory(factory: str) -> Callable[..., Any]:
-    place, _, name = factory.rpartition(":")
-    remedy = "Write `package.module:function` or `folder/file.py:function`."
-    if not place or not name:
-        raise OptionsError(f"`factory` is '{factory}', which names no function in a module.", remedy)
-    try:
-        if place.endswith(".py"):
-            path = Path(place).expanduser().absolute()
-            sys.path.insert(0, str(path.parent))  # for what it imports; this is the worker's own process
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            assert spec
-            assert spec.loader
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[path.stem] = module  # dataclasses and pickles look their module up there
-            spec.loader.exec_module(module)
-        else:
-            sys.path.append(str(Path.cwd()))  # last: it must not stand in for what is installed
-            module = importlib.import_module(place)
-    except FileNotFoundError:
-        raise OptionsError(f"`factory` names {place}, which does not exist.", remedy) from None
-    except Exception as error:
-        raise OptionsError(
-            f"`factory` names {place}, which cannot be imported: {type(error).__name__}: {_reason(error)}.", remedy
-        ) from None
-    found: Any = getattr(module, name, None)
-    if not callable(found):
-        raise OptionsError(
-            f"`factory` names {place}, which has no function '{name}'.",
-            suggest(name, [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]),
-        )
-    function: Callable[..., Any] = found
-    return function
 
 
 def describe_weights(path: Path, content: Any) -> str:

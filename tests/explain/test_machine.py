@@ -1,0 +1,108 @@
+"""What fills the machine badly: threads, batch, channels, weights taken away; in models built for it, not in others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from tests.explain.conftest import ONE_THREAD, Explained
+from workbench.backends import build_engine
+from workbench.comparison import Candidate
+from workbench.engine import Engine
+from workbench.explain import Context, no_effect, small_batch, too_many_threads, unaligned_channels
+from workbench.measure.profile import profile_layers
+from workbench.model import Model
+
+Writer = Callable[..., Model]
+
+
+@pytest.fixture(scope="module")
+def layers(convolutions: Writer, in_context: Explained) -> Mapping[str, Context]:
+    """One convolution of 64 channels; with fewer of them, and with four weights in five set to zero."""
+    models = {
+        "original": convolutions("original", (64, 64)),
+        "zeros": convolutions("zeros", (64, 64), zeros=0.8),
+        "narrower": convolutions("narrower", (57, 64)),
+        "half": convolutions("half", (32, 64)),
+    }
+    return in_context({name: build_engine(model, options=ONE_THREAD) for name, model in models.items()})
+
+
+def with_engine(context: Context, engine: Engine) -> Context:
+    """The context of another model, for rules that measure it themselves."""
+    row = dataclasses.replace(context.row, candidate=Candidate("original", engine))
+    return dataclasses.replace(context, row=row, original=row)
+
+
+def test_channels_that_do_not_fill_vectors_are_measured_against_those_that_do(layers: Mapping[str, Context]) -> None:
+    [finding] = unaligned_channels.find(layers["narrower"])
+
+    assert finding.nodes == ("conv 0",)
+    assert "with 57 → 64 channels" in finding.evidence
+    assert "with 64 → 64, measured in turns" in finding.evidence
+    assert finding.milliseconds is not None
+    assert 0 < finding.milliseconds < layers["narrower"].row.p50_ms
+    assert list(unaligned_channels.find(layers["original"])) == []
+
+
+def test_zero_weights_gain_nothing(layers: Mapping[str, Context]) -> None:
+    [finding] = no_effect.find(layers["zeros"])
+
+    assert finding.what.startswith("80 % of the weights are zero")
+    assert finding.milliseconds is not None
+    assert finding.milliseconds < layers["zeros"].row.p50_ms
+
+
+def test_channels_taken_away_must_show_in_the_time(layers: Mapping[str, Context]) -> None:
+    [finding] = no_effect.find(layers["narrower"])
+
+    assert finding.what.startswith("11 % of the multiply-accumulates are gone")
+    assert "promises 1.12 ×" in finding.evidence
+    assert list(no_effect.find(layers["half"])) == []
+    assert list(no_effect.find(layers["original"])) == []
+
+
+def test_threads_that_only_wait_are_found(convolutions: Writer, layers: Mapping[str, Context]) -> None:
+    engine = build_engine(convolutions("tiny", [16] * 40, size=6), options={"threads": 2})
+    context = with_threads(with_engine(layers["original"], engine), 2)
+    context = dataclasses.replace(
+        context, profile=profile_layers(engine, {"seconds": 0.2}, workspace=context.workspace)
+    )
+    [finding] = too_many_threads.find(context)
+
+    assert finding.what == "2 threads are more than the work keeps busy."
+    assert "with 1 thread, measured in turns" in finding.evidence
+    assert finding.step is not None
+    assert finding.step["options"] == {"threads": 1}
+    assert finding.step["transforms"] == []
+
+
+def test_threads_with_work_for_each_are_not_even_tried(layers: Mapping[str, Context]) -> None:
+    assert too_many_threads.typical_layer_ms(layers["original"]) > 0.2
+    assert list(too_many_threads.find(with_threads(layers["original"], 2))) == []
+    assert list(too_many_threads.find(layers["original"])) == []  # it has one
+
+
+def with_threads(context: Context, threads: int) -> Context:
+    """The context of what runs on so many threads."""
+    latency = dataclasses.replace(context.row.latency, threads=threads)
+    return dataclasses.replace(context, row=dataclasses.replace(context.row, latency=latency))
+
+
+def test_a_batch_that_costs_hardly_more_is_too_small(products: Writer, layers: Mapping[str, Context]) -> None:
+    """A matrix that meets one sample is read from memory for it alone; test_explain has a network without this."""
+    engine = build_engine(products("wide", width=512, depth=4), options=ONE_THREAD)
+    [finding] = small_batch.find(with_engine(layers["original"], engine))
+
+    assert finding.what.startswith("A batch of 1 does not fill the device: 4 give ")
+    assert "batch 4 takes" in finding.evidence
+
+
+def test_a_fixed_batch_cannot_be_larger(layers: Mapping[str, Context]) -> None:
+    engine = layers["original"].row.candidate.engine
+    spec = dataclasses.replace(engine.model.inputs[0], shape=(1, 64, 32, 32))
+    fixed = dataclasses.replace(engine, model=dataclasses.replace(engine.model, inputs=(spec,)))
+
+    assert list(small_batch.find(with_engine(layers["original"], fixed))) == []

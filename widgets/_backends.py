@@ -1,0 +1,68 @@
+"""Which backends to run on, each with its options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets as w
+import traitlets as t
+
+from widgets import _markup
+from widgets._form import OptionsForm
+from workbench.plugins import find_plugin, list_plugins
+
+_USUAL = "onnxruntime"
+
+
+class BackendPick(w.VBox):
+    """A tick for each backend that is here, and below them the options of those that are ticked.
+
+    Attributes:
+        chosen: The ticked backends; the first is the one that the original runs on as the reference.
+    """
+
+    chosen = t.Tuple()
+
+    def __init__(self) -> None:
+        plugins = sorted(list_plugins("backends"), key=lambda plugin: plugin.name != _USUAL)
+        available = [plugin for plugin in plugins if plugin.available]
+        self._ticks = {plugin.name: _tick(plugin.name, plugin.summary) for plugin in available}
+        self._forms: dict[str, OptionsForm] = {}
+        self._options = w.Accordion()
+        absent = "\n".join(f"{plugin.name}: {plugin.reason}" for plugin in plugins if not plugin.available)
+        row = w.HBox(list(self._ticks.values()))
+        row.add_class("wb-ticks")
+        super().__init__([row, self._options, *([w.HTML(_markup.note(absent))] if absent else [])])
+        for tick in self._ticks.values():
+            tick.observe(lambda _: self._collect(), "value")
+        self._collect()
+
+    def __getitem__(self, name: str) -> OptionsForm:
+        """The options of a backend."""
+        if name not in self._forms:
+            plugin = find_plugin("backends", name)
+            self._forms[name] = OptionsForm(plugin.Options, choices={"provider": plugin.devices()})
+        return self._forms[name]
+
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """What is set for each ticked backend, where it differs from the defaults."""
+        return {name: self[name].changed() for name in self.chosen}
+
+    def tick(self, *names: str) -> None:
+        """Ticks these backends and no others."""
+        for name in names:
+            self._ticks[name].value = True
+        for name in self.chosen:
+            self._ticks[name].value = name in names
+
+    def _collect(self) -> None:
+        self.chosen = tuple(name for name, tick in self._ticks.items() if tick.value)
+        self._options.children = [self[name] for name in self.chosen]
+        self._options.titles = self.chosen
+        if len(self.chosen) == 1:
+            self._options.selected_index = 0
+
+
+def _tick(name: str, summary: str) -> w.Checkbox:
+    return w.Checkbox(name == _USUAL, description=name, tooltip=summary, indent=False, layout=w.Layout(width="auto"))

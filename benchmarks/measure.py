@@ -177,15 +177,15 @@ def burning() -> Iterator[None]:
 def trials(count: int) -> None:
     """Three candidates a trial: two of them identical, one with 3 % more layers."""
     with tempfile.TemporaryDirectory() as folder:
-        models = [wb.load_model(chain(Path(folder) / f"{name}.onnx", layers)) for name, layers in (("a", 66), ("b", 68))]
+        models = [
+            wb.load_model(chain(Path(folder) / f"{name}.onnx", layers)) for name, layers in (("a", 66), ("b", 68))
+        ]
         same, slower = (wb.build_engine(model, options={"threads": 1}) for model in models)
         called_same = told_apart = 0
         ratios, longest = [], 0.0
         for number in range(count):
             start = time.monotonic()
-            first, twin, third = wb.measure_latency(
-                [same, same, slower], {"seconds": TRIAL_SECONDS, "precision": 0.1}
-            )
+            first, twin, third = wb.measure_latency([same, same, slower], {"seconds": TRIAL_SECONDS, "precision": 0.1})
             longest = max(longest, time.monotonic() - start)
             called_same += not wb.speedup(first, twin).p10.differs_from_1
             ratio = wb.speedup(first, third).p10

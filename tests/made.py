@@ -19,7 +19,7 @@ def latency_of(ms: float, **changes: Any) -> LatencyStats:
         **dict.fromkeys(("p10", "p50", "p90", "p95", "p99"), near(ms)),
         **dict.fromkeys(("mean_ms", "cpu_ms"), ms),
         **{"batch": 1, "load_ms": 1.0, "first_ms": 1.0, "peak_memory_mb": 50.0, "iterations": 1000, "warmup": 100},
-        **{"threads": 1, "launches": 5, "blocks": (Block(ms, ms, ms),) * 5, "quantiles_ms": (ms,) * 201},
+        **{"threads": 1, "launches": 5, "blocks": (Block(ms, ms, ms, ms),) * 5, "quantiles_ms": (ms,) * 201},
         "placement": {},
     }
     return LatencyStats(**{**values, **changes})

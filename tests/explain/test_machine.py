@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from workbench.engine import Engine
 from workbench.explain import Context, no_effect, small_batch, too_many_threads, unaligned_channels
 from workbench.measure.profile import profile_layers
 from workbench.model import Model
+from workbench.workspace import Workspace
 
 Writer = Callable[..., Model]
 
@@ -24,7 +26,7 @@ def layers(convolutions: Writer, in_context: Explained) -> Mapping[str, Context]
     models = {
         "original": convolutions("original", (64, 64)),
         "zeros": convolutions("zeros", (64, 64), zeros=0.8),
-        "narrower": convolutions("narrower", (57, 64)),
+        "narrower": convolutions("narrower", (36, 50)),
         "half": convolutions("half", (32, 64)),
     }
     return in_context({name: build_engine(model, options=ONE_THREAD) for name, model in models.items()})
@@ -40,8 +42,8 @@ def test_channels_that_do_not_fill_vectors_are_measured_against_those_that_do(la
     [finding] = unaligned_channels.find(layers["narrower"])
 
     assert finding.nodes == ("conv 0",)
-    assert "with 57 → 64 channels" in finding.evidence
-    assert "with 64 → 64, measured in turns" in finding.evidence
+    assert "with 36 → 50 channels" in finding.evidence
+    assert "with 32 → 48, measured in turns" in finding.evidence
     assert finding.milliseconds is not None
     assert 0 < finding.milliseconds < layers["narrower"].row.p50_ms
     assert list(unaligned_channels.find(layers["original"])) == []
@@ -58,24 +60,27 @@ def test_zero_weights_gain_nothing(layers: Mapping[str, Context]) -> None:
 def test_channels_taken_away_must_show_in_the_time(layers: Mapping[str, Context]) -> None:
     [finding] = no_effect.find(layers["narrower"])
 
-    assert finding.what.startswith("11 % of the multiply-accumulates are gone")
-    assert "promises 1.12 ×" in finding.evidence
+    assert finding.what.startswith("56 % of the multiply-accumulates are gone")
+    assert "promises 2.28 ×" in finding.evidence
     assert list(no_effect.find(layers["half"])) == []
     assert list(no_effect.find(layers["original"])) == []
 
 
-def test_threads_that_only_wait_are_found(convolutions: Writer, layers: Mapping[str, Context]) -> None:
-    engine = build_engine(convolutions("tiny", [16] * 40, size=6), options={"threads": 2})
-    context = with_threads(with_engine(layers["original"], engine), 2)
-    context = dataclasses.replace(
-        context, profile=profile_layers(engine, {"seconds": 0.2}, workspace=context.workspace)
+def test_threads_that_only_wait_are_found(convolutions: Writer, layers: Mapping[str, Context], tmp_path: Path) -> None:
+    """On a busy machine the rule rightly says nothing where the trial is not clear, so it may measure three times."""
+    engine = build_engine(convolutions("tiny", [16] * 40, size=6), options={"threads": 8})
+    context = with_threads(with_engine(layers["original"], engine), 8)
+    profile = profile_layers(engine, {"seconds": 0.2}, workspace=context.workspace)
+    tries = (
+        list(too_many_threads.find(dataclasses.replace(context, profile=profile, workspace=Workspace(tmp_path / word))))
+        for word in ("first", "second", "third")
     )
-    [finding] = too_many_threads.find(context)
+    [finding] = next(filter(None, tries))
 
-    assert finding.what == "2 threads are more than the work keeps busy."
-    assert "with 1 thread, measured in turns" in finding.evidence
+    assert finding.what == "8 threads are more than the work keeps busy."
+    assert "measured in turns" in finding.evidence
     assert finding.step is not None
-    assert finding.step["options"] == {"threads": 1}
+    assert finding.step["options"]["threads"] in (1, 4)
     assert finding.step["transforms"] == []
 
 

@@ -43,16 +43,10 @@ def test_server_sends_at_a_rate(digits: Model) -> None:
         measure_with_loadgen(engine, {"seconds": 0.2, "scenario": "Server", "rate": 1e6})
 
 
-@pytest.mark.parametrize(
-    ("fault", "options", "words"),
-    [("crashes", {}, "SIGABRT"), ("hangs", {"hang_s": 1}, "tiny on faulty hung under LoadGen")],
-)
-def test_a_runner_that_goes_wrong_is_ended(
-    faulty: Faulty, processes_in: Callable[[Path], list[str]], fault: str, options: dict[str, float], words: str
-) -> None:
+def test_a_runner_that_hangs_is_ended(faulty: Faulty, processes_in: Callable[[Path], list[str]]) -> None:
     pytest.importorskip("mlperf_loadgen")
-    with pytest.raises(WorkerError, match=words):
-        measure_with_loadgen(faulty(fault), {"seconds": 0.2, **options})
+    with pytest.raises(WorkerError, match="tiny on faulty hung under LoadGen"):
+        measure_with_loadgen(faulty("hangs"), {"seconds": 0.2, "hang_s": 1})
     assert processes_in(Path(os.environ["WORKBENCH_WORKSPACE"])) == []
 
 

@@ -30,7 +30,8 @@ def latency_checks(
     p99: Estimate | None,
     iterations: int,
     medians: Sequence[float],
-    busy: float | None,
+    busy: Sequence[float],
+    threads: int | None,
     launches: int,
     steady: bool,
     synchronised: float | None,
@@ -46,7 +47,8 @@ def latency_checks(
         p99: 99th percentile.
         iterations: Timings.
         medians: Median of each block, ms.
-        busy: Processor time as a share of wall time, where one thread was asked for.
+        busy: Processor time of each block as a share of wall time × threads.
+        threads: Threads that were asked for; None where the backend has no such option.
         launches: Fresh processes.
         steady: Whether every warm-up ended because the times had settled.
         synchronised: How many times longer an inference takes until all outputs are arrays.
@@ -59,7 +61,8 @@ def latency_checks(
         _samples(iterations, p50, p99),
         _stable(steady, medians),
         _launches(launches),
-        *_noise(p10, p50, busy, conditions),
+        _noise(p10, p50, conditions),
+        _processor(busy, threads),
         _other_load(conditions),
         _clock(conditions),
         *_gpu(conditions),
@@ -114,23 +117,30 @@ def _launches(launches: int) -> Check:
     return Check("launches", "ok", f"{launches} fresh processes")
 
 
-def _noise(p10: Estimate | None, p50: Estimate | None, busy: float | None, conditions: Conditions) -> Iterator[Check]:
+def _noise(p10: Estimate | None, p50: Estimate | None, conditions: Conditions) -> Check:
     before, after = conditions.before, conditions.after
     spread, drift = max(before.spread, after.spread), abs(np.log(after.p10_ms / before.p10_ms))
     found = f"a fixed loop varied by {100 * spread:.0f} % and changed by {100 * drift:.0f} % in between"
     if p10 and p50 and p50.value > _NOISY * p10.value:
         ratio = p50.value / p10.value
-        yield Check("noise", "doubt", f"noisy machine: the median is {ratio:.1f} × the fastest tenth")
-    elif spread > _CALIBRATION or drift > _CALIBRATION:
-        yield Check("noise", "doubt", f"noisy machine: {found}")
+        return Check("noise", "doubt", f"noisy machine: the median is {ratio:.1f} × the fastest tenth")
+    if spread > _CALIBRATION or drift > _CALIBRATION:
+        return Check("noise", "doubt", f"noisy machine: {found}")
+    return Check("noise", "ok", found)
+
+
+def _processor(busy: Sequence[float], threads: int | None) -> Check:
+    """Whether the threads got the cores that they wanted, as far as wall time and processor time tell."""
+    share, drift = float(np.median(busy)), max(busy) / min(busy) - 1 if min(busy) > 0 else 0.0
+    if threads == 1:
+        text = f"the thread ran for {100 * min(share, 1):.0f} % of the time"
+        if share < _BUSY:
+            return Check("processor", "doubt", f"{text}: other work took the core")
     else:
-        yield Check("noise", "ok", found)
-    if busy is not None:
-        text = f"the thread ran for {100 * min(busy, 1):.0f} % of the time"
-        if busy < _BUSY:
-            yield Check("processor", "doubt", f"{text}: other work took the core")
-        else:
-            yield Check("processor", "ok", text)
+        text = f"{share * (threads or 1):.1f} cores at work on average"
+    if drift > _DRIFT:
+        return Check("processor", "doubt", f"{text}, but that changed by {100 * drift:.0f} % between parts")
+    return Check("processor", "ok", text)
 
 
 def _other_load(conditions: Conditions) -> Check:

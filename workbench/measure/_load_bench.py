@@ -169,7 +169,7 @@ def _warm_up(channel: Connection, calls: Sequence[Call], seconds: float) -> tupl
     """
     end, length, last, count = time.monotonic() + seconds, _FIRST_BLOCK, 0.0, len(calls)
     while True:
-        traffic = Traffic("closed", length, len(calls))
+        traffic = Traffic("closed", length, len(calls), fewest=1)
         log = send(calls, traffic, _Reporter(channel, traffic).tick)
         count += sum(map(len, log.callers))
         rate = float(sum(len(notes) / notes[-1, 3] for notes in log.callers)) * 1e9

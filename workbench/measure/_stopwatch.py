@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from workbench.engine import Engine, Runner, Tensors
 from workbench.jobs import Progress, part_of
 from workbench.measure._limited import LimitedWorker, Limits, Opened, not_finite, peak_memory_mb
 from workbench.measure.statistics import Timings
+
+_Way: TypeAlias = Callable[[Callable[[], object], int], tuple[Timings, float]]
 
 _ROUND_SECONDS = 0.04  # long enough to drown the switch between candidates, short enough for many rounds
 _STEADY = 0.05  # warm-up ends when two blocks in a row agree this well
@@ -113,7 +116,11 @@ def _serve(channel: Connection, engine: Engine, feed: Tensors) -> None:
         channel.send(("result", found))
         del outputs
         run = runner.bind(feed)
-        ways = {"time": _time, "compare": partial(_compare, runner, feed), "device": partial(_time_device, runner)}
+        ways: dict[str, _Way] = {
+            "time": _time,
+            "compare": partial(_compare, runner, feed),
+            "device": partial(_time_device, runner),
+        }
         gc.collect()
         gc.disable()
         while True:

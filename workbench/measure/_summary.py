@@ -31,11 +31,13 @@ class Block:
     Attributes:
         p10_ms: Fastest tenth.
         p50_ms: Median.
+        mean_ms: Mean.
         cpu_ms: Processor time of one inference, all threads.
     """
 
     p10_ms: float
     p50_ms: float
+    mean_ms: float
     cpu_ms: float
 
 
@@ -194,7 +196,8 @@ class Record:
                     p99=p99,
                     iterations=len(samples),
                     medians=[block.p50_ms for block in blocks],
-                    busy=None if threads != 1 else float(np.median([b.cpu_ms / b.p50_ms for b in blocks])),
+                    busy=[block.cpu_ms / block.mean_ms / (threads or 1) for block in blocks],
+                    threads=threads,
                     launches=len(self._launches),
                     steady=all(watch.steady for watch in self._launches),
                     synchronised=self._synchronised,
@@ -217,5 +220,6 @@ def _split(rounds: Sequence[NDArray[np.float64]], cpu_ms: Sequence[float], parts
     for picked in np.array_split(np.arange(len(rounds)), min(parts, len(rounds))):
         times = np.concatenate([rounds[index] for index in picked])
         p10, p50 = (float(value) for value in np.quantile(times, [0.1, 0.5]))
-        blocks.append(Block(p10, p50, float(np.mean([cpu_ms[index] for index in picked]))))
+        cpu, counts = np.array([(cpu_ms[index], len(rounds[index])) for index in picked]).T
+        blocks.append(Block(p10, p50, float(times.mean()), float(cpu @ counts / counts.sum())))
     return blocks

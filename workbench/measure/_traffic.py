@@ -25,7 +25,6 @@ Call: TypeAlias = Callable[[], object]
 
 _LEAD_NS = 10_000_000  # between making the callers and the first arrival
 _SPIN_NS = 200_000  # the system wakes a sleeper up to this much too late
-_FEWEST = 3  # queries of each caller of a closed loop, however slow they are
 _SWITCH_SECONDS = 5e-4  # how long a caller that comes back may wait for another thread's Python
 _TICK_SECONDS = 0.25
 
@@ -42,6 +41,7 @@ class Traffic:
         count: Queries that lie ready at the start; for `offline`.
         max_wait_s: A query of an open loop that waits longer ends the run as overloaded.
         seed: Of the arrivals' times.
+        fewest: Queries of each caller of a closed loop, however slow they are.
         spin: Whether a waiting caller may keep a core busy for the last moment.
     """
 
@@ -52,6 +52,7 @@ class Traffic:
     count: int = 1
     max_wait_s: float = 2.0
     seed: int = 0
+    fewest: int = 3
     spin: bool = True
 
 
@@ -174,8 +175,8 @@ class _Run:
         clock, call, note, tokens = time.perf_counter_ns, caller.call, caller.notes.extend, self._tokens
         end = self.start + int(self._traffic.seconds * 1e9)
         self._wait_until(self.start, caller)
-        free, served = self.start, 0
-        while (free < end or served < _FEWEST) and not self.stopped:
+        free, served, fewest = self.start, 0, self._traffic.fewest
+        while (free < end or served < fewest) and not self.stopped:
             due = tokens.popleft()  # never empty: there are at least as many queries as callers
             begun = clock()
             call()

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: the signatures hold classes made at run time, which tyro reads.
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,24 +50,41 @@ ProfileFlags: Any = flags(ProfileOptions)
 SpotFlags: Any = flags(sweeping.SpotOptions)
 SweepFlags: Any = flags(sweeping.SweepOptions)
 
+
+@dataclass(frozen=True)
+class EngineFlags:
+    """What is measured, on what, and what it is fed."""
+
+    model: Model
+    data: Feed = ""
+    threads: Threads = 0
+    provider: Provider = "CPUExecutionProvider"
+    backend: Backend = "onnxruntime"
+    settings: Settings = ()
+
+    def build(self) -> Engine:
+        """The model made ready for its backend."""
+        options = {**backend_options(self.backend, self.threads, self.provider), **read_settings(self.settings)}
+        return build_engine(load_model(self.model), self.backend, options)
+
+    def samples(self) -> Dataset | None:
+        """What it is fed; None for random values."""
+        return _samples(self.data)
+
+
 RunFile = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="A .json file that `run` wrote.")]
 
 
 def latency(
-    model: Model,
-    data: Feed = "",
-    threads: Threads = 0,
-    provider: Provider = "CPUExecutionProvider",
-    backend: Backend = "onnxruntime",
-    settings: Settings = (),
-    options: Annotated[LatencyFlags, tyro.conf.OmitArgPrefixes] = LatencyFlags(),
+    engine: Annotated[EngineFlags, tyro.conf.OmitArgPrefixes],
+    measurement: Annotated[LatencyFlags, tyro.conf.OmitArgPrefixes] = LatencyFlags(),
 ) -> None:
     """Measure a model's latency as it is."""
-    engine = _engine(model, backend, threads, provider, settings)
-    [stats] = measure_latency([engine], to_builtins(options), dataset=_samples(data), progress=show_progress())
+    built = engine.build()
+    [stats] = measure_latency([built], to_builtins(measurement), dataset=engine.samples(), progress=show_progress())
     for share in ("p10", "p50", "p90", "p95", "p99"):
         print(f"{share}  {report.format_estimate(getattr(stats, share))} ms")
-    print(f"{stats.iterations} timings at batch {stats.batch}, {stats.threads} threads, on {engine.device}")
+    print(f"{stats.iterations} timings at batch {stats.batch}, {stats.threads} threads, on {built.device}")
     print(
         f"loading {stats.load_ms:.1f} ms, first inference {stats.first_ms:.1f} ms, "
         f"processor time {stats.cpu_ms:.3g} ms, peak memory {stats.peak_memory_mb:.0f} MB"
@@ -84,10 +102,8 @@ def accuracy(
     workspace: Root = None,
 ) -> None:
     """Measure how well a model does what it is for, on labelled samples."""
-    engine, dataset = (
-        build_engine(load_model(model), backend, read_settings(settings)),
-        load_dataset(data, "evaluation"),
-    )
+    engine = build_engine(load_model(model), backend, read_settings(settings))
+    dataset = load_dataset(data, "evaluation")
     wanted, kept = to_builtins(options), Workspace(workspace)
     print(report.accuracy_text(measure_accuracy(engine, dataset, wanted, workspace=kept, progress=show_progress())))
     if confusion:
@@ -96,32 +112,22 @@ def accuracy(
 
 
 def load(
-    model: Model,
-    data: Feed = "",
-    threads: Threads = 0,
-    provider: Provider = "CPUExecutionProvider",
-    backend: Backend = "onnxruntime",
-    settings: Settings = (),
-    options: Annotated[LoadFlags, tyro.conf.OmitArgPrefixes] = LoadFlags(),
+    engine: Annotated[EngineFlags, tyro.conf.OmitArgPrefixes],
+    measurement: Annotated[LoadFlags, tyro.conf.OmitArgPrefixes] = LoadFlags(),
 ) -> None:
     """Measure latency and throughput under one load: queries under way at once, or arrivals at a rate."""
-    engine = _engine(model, backend, threads, provider, settings)
-    found = measure_load(engine, to_builtins(options), dataset=_samples(data), progress=show_progress())
+    built = engine.build()
+    found = measure_load(built, to_builtins(measurement), dataset=engine.samples(), progress=show_progress())
     print(load_report.load_text(found))
 
 
 def load_curve(
-    model: Model,
-    data: Feed = "",
-    threads: Threads = 0,
-    provider: Provider = "CPUExecutionProvider",
-    backend: Backend = "onnxruntime",
-    settings: Settings = (),
-    options: Annotated[CurveFlags, tyro.conf.OmitArgPrefixes] = CurveFlags(),
+    engine: Annotated[EngineFlags, tyro.conf.OmitArgPrefixes],
+    measurement: Annotated[CurveFlags, tyro.conf.OmitArgPrefixes] = CurveFlags(),
 ) -> None:
     """Measure latency at rising rates of arrivals, and find the knee."""
-    engine = _engine(model, backend, threads, provider, settings)
-    found = measure_load_curve(engine, to_builtins(options), dataset=_samples(data), progress=show_progress())
+    built = engine.build()
+    found = measure_load_curve(built, to_builtins(measurement), dataset=engine.samples(), progress=show_progress())
     print(load_report.curve_text(found))
 
 
@@ -130,7 +136,7 @@ def sweep(
     data: Feed = "",
     backend: Backend = "onnxruntime",
     settings: Settings = (),
-    options: Annotated[SweepFlags, tyro.conf.OmitArgPrefixes] = SweepFlags(),
+    measurement: Annotated[SweepFlags, tyro.conf.OmitArgPrefixes] = SweepFlags(),
     spot: Annotated[SpotFlags, tyro.conf.OmitArgPrefixes] = SpotFlags(),
     workspace: Root = None,
 ) -> None:
@@ -138,7 +144,7 @@ def sweep(
     found = sweeping.sweep(
         load_model(model),
         backend,
-        to_builtins(options),
+        to_builtins(measurement),
         backend_options=read_settings(settings),
         dataset=_samples(data),
         workspace=Workspace(workspace),
@@ -148,35 +154,25 @@ def sweep(
 
 
 def loadgen(
-    model: Model,
-    data: Feed = "",
-    threads: Threads = 0,
-    provider: Provider = "CPUExecutionProvider",
-    backend: Backend = "onnxruntime",
-    settings: Settings = (),
-    options: Annotated[LoadGenFlags, tyro.conf.OmitArgPrefixes] = LoadGenFlags(),
+    engine: Annotated[EngineFlags, tyro.conf.OmitArgPrefixes],
+    measurement: Annotated[LoadGenFlags, tyro.conf.OmitArgPrefixes] = LoadGenFlags(),
 ) -> None:
     """Let MLPerf's LoadGen drive the same runner, as a cross-check."""
-    engine = _engine(model, backend, threads, provider, settings)
-    found = measure_with_loadgen(engine, to_builtins(options), dataset=_samples(data), progress=show_progress())
+    built = engine.build()
+    found = measure_with_loadgen(built, to_builtins(measurement), dataset=engine.samples(), progress=show_progress())
     print(load_report.loadgen_text(found))
 
 
 def profile(
-    model: Model,
-    data: Feed = "",
-    threads: Threads = 0,
-    provider: Provider = "CPUExecutionProvider",
-    backend: Backend = "onnxruntime",
-    settings: Settings = (),
-    options: Annotated[ProfileFlags, tyro.conf.OmitArgPrefixes] = ProfileFlags(),
+    engine: Annotated[EngineFlags, tyro.conf.OmitArgPrefixes],
+    measurement: Annotated[ProfileFlags, tyro.conf.OmitArgPrefixes] = ProfileFlags(),
     workspace: Root = None,
 ) -> None:
     """Show the time of each layer, as the backend really runs it."""
     found = profile_layers(
-        _engine(model, backend, threads, provider, settings),
-        to_builtins(options),
-        dataset=_samples(data),
+        engine.build(),
+        to_builtins(measurement),
+        dataset=engine.samples(),
         workspace=Workspace(workspace),
         progress=show_progress(),
     )
@@ -201,11 +197,6 @@ def read_run(path: Path) -> Run:
         return read_json(path, Run)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is not the result of a run: {error}.", "Look in the workspace's `runs`.") from None
-
-
-def _engine(model: str, backend: str, threads: int, provider: str, settings: tuple[str, ...]) -> Engine:
-    options = {**backend_options(backend, threads, provider), **read_settings(settings)}
-    return build_engine(load_model(model), backend, options)
 
 
 def _samples(data: str) -> Dataset | None:

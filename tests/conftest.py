@@ -27,7 +27,7 @@ from workbench.workspace import ROOT_VARIABLE, Workspace
 SHARED = {
     "browser": r"/browser/",
     "tensorflow": r"/importers/.*(tensorflow|keras|tflite)",
-    "explain": r"/explain/test_(explain|quantized)",
+    "findings": r"/findings/test_(findings|quantized)",
 }
 
 ModelFile = Callable[..., Path]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from widgets import _markup
 from widgets._profile_data import format_ms
 from workbench.comparison import Comparison
-from workbench.explain import NOT_CHECKED, Finding
+from workbench.findings import NOT_CHECKED, Finding
 
 
 def finding_card(finding: Finding, comparison: Comparison, color: str) -> str:

@@ -21,7 +21,7 @@ from widgets._plots_speedup import speedup_figure
 from widgets._profile_data import LAYER_COLUMNS, layer_bars, layer_rows, total_rows
 from workbench.choice import Choice
 from workbench.comparison import Comparison
-from workbench.explain import Finding
+from workbench.findings import Finding
 from workbench.measure.profile import LayerProfile
 from workbench.report import comparison_html
 

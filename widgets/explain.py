@@ -17,7 +17,7 @@ from widgets._plots import candidate_color
 from workbench.comparison import Comparison
 from workbench.dataset import Dataset
 from workbench.errors import ModelError
-from workbench.explain import Finding, explain, findings_html
+from workbench.findings import Finding, explain, findings_html
 from workbench.jobs import Progress
 
 _ALL = "all candidates"
@@ -78,8 +78,8 @@ class Explain(Panel):
     def code(self) -> tuple[str, str]:
         """Explaining as Python; what was applied as candidates of a recipe."""
         python = (
-            "from workbench.explain import explain, findings_text\n\n"
-            "findings = explain(comparison, dataset=evaluation)\nprint(findings_text(findings))"
+            "import workbench as wb\n\n"
+            "findings = wb.explain(comparison, dataset=evaluation)\nprint(wb.findings_text(findings))"
         )
         candidates = {"candidates": [dict(addition) for addition in self.additions]}
         return python, yaml.safe_dump(candidates, sort_keys=False) if self.additions else ""

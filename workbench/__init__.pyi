@@ -15,6 +15,10 @@ from .errors import Cancelled as Cancelled
 from .errors import WorkbenchError as WorkbenchError
 from .exporters import Package as Package
 from .exporters import export_package as export_package
+from .findings import Finding as Finding
+from .findings import explain as explain
+from .findings.text import findings_html as findings_html
+from .findings.text import findings_text as findings_text
 from .graph import GraphDiff as GraphDiff
 from .graph import GraphSummary as GraphSummary
 from .graph import diff_graphs as diff_graphs
@@ -46,6 +50,7 @@ from .measure.load import measure_load_curve as measure_load_curve
 from .measure.loadgen import LoadGenOptions as LoadGenOptions
 from .measure.loadgen import LoadGenStats as LoadGenStats
 from .measure.loadgen import measure_with_loadgen as measure_with_loadgen
+from .measure.mapping import match_profiles as match_profiles
 from .measure.predictions import changed_samples as changed_samples
 from .measure.profile import LayerProfile as LayerProfile
 from .measure.profile import profile_layers as profile_layers
@@ -60,6 +65,8 @@ from .model_report import conversion_text as conversion_text
 from .model_report import diff_text as diff_text
 from .model_report import model_text as model_text
 from .plugins import list_plugins as list_plugins
+from .profile_report import match_text as match_text
+from .profile_report import profile_text as profile_text
 from .recipe import Recipe as Recipe
 from .recipe import make_candidate as make_candidate
 from .recipe import read_recipe as read_recipe

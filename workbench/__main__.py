@@ -30,8 +30,8 @@ from workbench.backends import find_unsupported
 from workbench.choice import ChoiceOptions
 from workbench.comparison import ORIGINAL
 from workbench.errors import GateError, WorkbenchError
-from workbench.explain.text import findings_text
 from workbench.exporters import read_package
+from workbench.findings.text import findings_text
 from workbench.gates import Gates
 from workbench.graph import diff_graphs, summarize_graph
 from workbench.importers import load_model

@@ -27,8 +27,8 @@ from workbench.backends import build_engine, predict
 from workbench.dataset import Dataset
 from workbench.engine import Engine
 from workbench.errors import ModelError
-from workbench.explain import explain as find_reasons
-from workbench.explain.text import findings_text
+from workbench.findings import explain as find_reasons
+from workbench.findings.text import findings_text
 from workbench.importers import load_dataset, load_model
 from workbench.measure import sweep as sweeping
 from workbench.measure.accuracy import AccuracyOptions, measure_accuracy

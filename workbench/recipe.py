@@ -16,8 +16,8 @@ from workbench.choice import Choice, ChoiceOptions, choose
 from workbench.comparison import ORIGINAL, Candidate, Comparison, compare
 from workbench.dataset import Dataset
 from workbench.errors import GateError, RecipeError, WorkbenchError
-from workbench.explain import Finding, explain
 from workbench.exporters import Package, export_package
+from workbench.findings import Finding, explain
 from workbench.gates import GateResult, Gates, evaluate_gates
 from workbench.importers import load_dataset, load_model
 from workbench.jobs import Progress, part_of, silent

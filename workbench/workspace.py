@@ -83,7 +83,7 @@ class Workspace:
         fresh: bool = False,
         keep: Callable[[T], bool] = lambda value: True,
     ) -> T:
-        """Returns a finished result of an earlier run unless `fresh`, else computes it and keeps it if `keep` allows."""
+        """Returns a finished result of an earlier run unless `fresh`; or computes it, and keeps it if `keep` agrees."""
         path = self.root / kind / f"{fingerprint({'layout': _LAYOUT, **key})}.json"
         if path.is_file() and not fresh:
             with contextlib.suppress(msgspec.MsgspecError, OSError):  # damaged: compute it again

@@ -14,7 +14,7 @@ from widgets import Compare, Explain
 from workbench.backends import build_engine
 from workbench.comparison import Candidate, Comparison, Row
 from workbench.errors import ModelError
-from workbench.explain import Finding
+from workbench.findings import Finding
 from workbench.measure.environment import read_environment
 from workbench.measure.statistics import Estimate
 from workbench.model import Model

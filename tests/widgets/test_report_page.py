@@ -13,7 +13,7 @@ from workbench.backends import build_engine
 from workbench.choice import choose
 from workbench.comparison import Candidate, Comparison, Row
 from workbench.engine import Layer
-from workbench.explain import Finding
+from workbench.findings import Finding
 from workbench.measure.environment import read_environment
 from workbench.measure.profile import LayerProfile, ProfiledLayer
 from workbench.measure.statistics import Estimate

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from workbench.explain.context import Context, Finding
-from workbench.explain.trials import try_static_quantization
-from workbench.explain.words import are, count_of, in_ms, in_percent
+from workbench.findings.context import Context, Finding
+from workbench.findings.trials import try_static_quantization
+from workbench.findings.words import are, count_of, in_ms, in_percent
 
 
 def find(context: Context) -> Iterator[Finding]:

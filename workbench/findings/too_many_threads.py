@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from workbench.explain.context import Context, Finding
-from workbench.explain.trials import CLEAR, Trial, try_options
-from workbench.explain.words import count_of, in_ms
+from workbench.findings.context import Context, Finding
+from workbench.findings.trials import CLEAR, Trial, try_options
+from workbench.findings.words import count_of, in_ms
 from workbench.measure.latency import speedup
 
 _SMALL_MS = 0.1  # an operator this short is not worth waking other threads for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workbench.explain.words import count_of, in_ms, in_percent, in_times, name_some
+from workbench.findings.words import count_of, in_ms, in_percent, in_times, name_some
 from workbench.measure.statistics import Estimate
 
 

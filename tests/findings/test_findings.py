@@ -13,7 +13,7 @@ from workbench import explain as package
 from workbench.comparison import Candidate, Comparison
 from workbench.dataset import Dataset
 from workbench.errors import Cancelled
-from workbench.explain import Context, Finding, explain, fallback, findings_html, findings_text
+from workbench.findings import Context, Finding, explain, fallback, findings_html, findings_text
 from workbench.measure.environment import read_environment
 from workbench.model import Model
 from workbench.recipe import make_candidate
@@ -72,7 +72,7 @@ def test_a_rule_that_fails_is_told_and_the_others_go_on(
         yield from ()
         raise ZeroDivisionError("no layers")
 
-    broken = SimpleNamespace(find=find, __name__="workbench.explain.broken")
+    broken = SimpleNamespace(find=find, __name__="workbench.findings.broken")
     monkeypatch.setattr(package, "RULES", (broken, package.float_layers))
     findings = explain(comparison, **settings)
 

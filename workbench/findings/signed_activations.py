@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from workbench.explain.context import Context, Finding
-from workbench.explain.trials import try_static_quantization
-from workbench.explain.words import count_of
+from workbench.findings.context import Context, Finding
+from workbench.findings.trials import try_static_quantization
+from workbench.findings.words import count_of
 
 _WRITES_ACTIVATIONS = ("QuantizeLinear", "QLinearConv", "QLinearMatMul", "QLinearAdd")
 

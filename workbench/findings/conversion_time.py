@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from workbench.explain.context import Context, Finding, nodes_of
-from workbench.explain.words import in_ms, in_percent
+from workbench.findings.context import Context, Finding, nodes_of
+from workbench.findings.words import in_ms, in_percent
 
 _LEAST_SHARE = 0.1  # of the profile
 

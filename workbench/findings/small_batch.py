@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from workbench.explain.context import Context, Finding
-from workbench.explain.trials import measure_once
-from workbench.explain.words import in_ms
+from workbench.findings.context import Context, Finding
+from workbench.findings.trials import measure_once
+from workbench.findings.words import in_ms
 
 _FACTOR = 4  # times the candidate's batch
 _GAIN = 1.25  # in throughput; less is not worth the wait for a batch to fill

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from workbench.backends import build_engine
-from workbench.explain.context import Context, Finding
-from workbench.explain.convolutions import BLOCK, Convolution, read_convolutions
-from workbench.explain.trials import measure_once, median_ms
-from workbench.explain.words import count_of, in_ms, in_percent, in_times, name_some
+from workbench.findings.context import Context, Finding
+from workbench.findings.convolutions import BLOCK, Convolution, read_convolutions
+from workbench.findings.trials import measure_once, median_ms
+from workbench.findings.words import count_of, in_ms, in_percent, in_times, name_some
 from workbench.measure.latency import speedup
 from workbench.measure.statistics import Estimate
 

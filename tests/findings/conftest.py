@@ -12,12 +12,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from workbench import explain as package
+from workbench import findings as package
 from workbench.backends import build_engine
 from workbench.comparison import Candidate, Comparison, Row
 from workbench.dataset import Dataset
 from workbench.engine import Engine
-from workbench.explain import Context, make_context, trials
+from workbench.findings import Context, make_context, trials
 from workbench.measure.environment import read_environment
 from workbench.measure.latency import measure_latency, speedup
 from workbench.measure.profile import profile_layers

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.explain.conftest import ONE_THREAD, Explained
+from tests.findings.conftest import ONE_THREAD, Explained
 from workbench.backends import build_engine
 from workbench.comparison import Candidate
 from workbench.engine import Engine
-from workbench.explain import Context, no_effect, small_batch, too_many_threads, unaligned_channels
+from workbench.findings import Context, no_effect, small_batch, too_many_threads, unaligned_channels
 from workbench.measure.profile import profile_layers
 from workbench.model import Model
 from workbench.workspace import Workspace

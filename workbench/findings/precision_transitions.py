@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from workbench.explain.context import Context, Finding
-from workbench.explain.words import count_of, in_ms, in_percent
+from workbench.findings.context import Context, Finding
+from workbench.findings.words import count_of, in_ms, in_percent
 from workbench.measure.profile import ProfiledLayer
 
 _FEW = 4  # into integers and out again, twice

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from workbench.explain.context import Context, Finding, is_float, is_integer, nodes_of
-from workbench.explain.trials import static_quantization
-from workbench.explain.words import in_ms, in_percent, name_some
+from workbench.findings.context import Context, Finding, is_float, is_integer, nodes_of
+from workbench.findings.trials import static_quantization
+from workbench.findings.words import in_ms, in_percent, name_some
 from workbench.measure.profile import ProfiledLayer
 
 _ENOUGH = 0.9  # share of the multiply-accumulates meant to be in integers that make no finding

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from workbench import jobs
-from workbench.explain.context import Context, Finding, is_quantized, nodes_of
-from workbench.explain.words import in_ms, in_percent, in_times
+from workbench.findings.context import Context, Finding, is_quantized, nodes_of
+from workbench.findings.words import in_ms, in_percent, in_times
 from workbench.jobs import Progress
 from workbench.model import Model
 

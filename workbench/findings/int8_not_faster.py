@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from workbench.explain.context import Context, Finding, is_quantized
-from workbench.explain.words import in_ms, in_times
+from workbench.findings.context import Context, Finding, is_quantized
+from workbench.findings.words import in_ms, in_times
 
 _MOST_REASONS = 3
 _HARDLY = 1.1  # a gain that may be larger than this is one, or not known

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.explain.conftest import ONE_THREAD, Explained
+from tests.findings.conftest import ONE_THREAD, Explained
 from workbench.backends import build_engine
 from workbench.dataset import Dataset
 from workbench.engine import Engine
-from workbench.explain import Context, openvino_bf16
+from workbench.findings import Context, openvino_bf16
 from workbench.measure.environment import read_environment
 from workbench.model import Model
 

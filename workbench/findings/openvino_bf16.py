@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from workbench.backends import predict
 from workbench.engine import Engine
-from workbench.explain.context import Context, Finding, nodes_of
-from workbench.explain.trials import try_options
-from workbench.explain.words import count_of
+from workbench.findings.context import Context, Finding, nodes_of
+from workbench.findings.trials import try_options
+from workbench.findings.words import count_of
 from workbench.measure.output_error import output_error
 
 _SAMPLES = 64

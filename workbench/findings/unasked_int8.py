@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from workbench.explain.context import Context, Finding, is_float, is_integer
-from workbench.explain.words import are, count_of, in_ms, in_percent, name_some
+from workbench.findings.context import Context, Finding, is_float, is_integer
+from workbench.findings.words import are, count_of, in_ms, in_percent, name_some
 from workbench.measure.profile import ProfiledLayer
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from workbench.explain.context import Context, Finding, nodes_of
-from workbench.explain.words import count_of, in_ms, in_percent, name_some
+from workbench.findings.context import Context, Finding, nodes_of
+from workbench.findings.words import count_of, in_ms, in_percent, name_some
 
 
 def find(context: Context) -> Iterator[Finding]:

@@ -6,8 +6,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.explain.context import Finding
-from workbench.explain.words import in_ms
+from workbench.findings.context import Finding
+from workbench.findings.words import in_ms
 
 _NONE = "Nothing was found that costs time and could be changed."
 _CARD = (

@@ -12,7 +12,7 @@ from types import ModuleType
 from workbench.comparison import Comparison, Row
 from workbench.dataset import Dataset
 from workbench.errors import Cancelled, WorkbenchError
-from workbench.explain import (
+from workbench.findings import (
     conversion_time,
     dynamic_convolutions,
     fallback,
@@ -29,10 +29,10 @@ from workbench.explain import (
     unasked_int8,
     unfused_qdq,
 )
-from workbench.explain.context import Context as Context
-from workbench.explain.context import Finding as Finding
-from workbench.explain.text import findings_html as findings_html
-from workbench.explain.text import findings_text as findings_text
+from workbench.findings.context import Context as Context
+from workbench.findings.context import Finding as Finding
+from workbench.findings.text import findings_html as findings_html
+from workbench.findings.text import findings_text as findings_text
 from workbench.graph import summarize_graph
 from workbench.jobs import Progress, part_of, silent
 from workbench.measure.profile import LayerProfile, profile_layers

@@ -10,8 +10,8 @@ from workbench.backends import build_engine, engine_key
 from workbench.dataset import Dataset
 from workbench.engine import Engine, random_feed
 from workbench.errors import DatasetError
-from workbench.explain.context import Context, is_quantized
-from workbench.explain.words import in_ms, in_times
+from workbench.findings.context import Context, is_quantized
+from workbench.findings.words import in_ms, in_times
 from workbench.measure.environment import read_environment
 from workbench.measure.latency import LatencyStats, measure_latency, speedup
 from workbench.measure.statistics import Estimate

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from workbench.explain.context import Context, Finding, is_integer, nodes_of
-from workbench.explain.trials import static_quantization
-from workbench.explain.words import count_of, in_ms, in_percent, name_some
+from workbench.findings.context import Context, Finding, is_integer, nodes_of
+from workbench.findings.trials import static_quantization
+from workbench.findings.words import count_of, in_ms, in_percent, name_some
 from workbench.graph import NodeSummary
 
 _PLUMBING = ("QuantizeLinear", "DequantizeLinear")

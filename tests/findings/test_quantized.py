@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from workbench.explain import (
+from workbench.findings import (
     Context,
     Finding,
     conversion_time,

@@ -10,6 +10,7 @@ import traitlets as t
 from widgets import _markup
 from widgets._bokeh import BokehPane
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
+from widgets._load_code import CURVE, LOAD, LOADGEN, SWEEP, load_code
 from widgets._panel import Panel, Work
 from widgets._plots import candidate_color
 from widgets._plots_load import LoadPlot, LoadStream, SweepPlot, division_name, division_names
@@ -21,12 +22,15 @@ from workbench.errors import ModelError
 from workbench.jobs import Progress
 from workbench.load_report import (
     LOAD_HEADINGS,
+    LOADGEN_HEADINGS,
     SWEEP_HEADINGS,
     curve_doubts,
     curve_words,
     left_out,
     load_row,
     load_words,
+    loadgen_row,
+    loadgen_text,
     sweep_row,
     sweep_words,
     tried_points,
@@ -39,17 +43,18 @@ from workbench.measure.load import (
     measure_load,
     measure_load_curve,
 )
+from workbench.measure.loadgen import LoadGenOptions, LoadGenStats, measure_with_loadgen
 from workbench.measure.sweep import SpotOptions, Sweep, SweepOptions, SweepPoint, sweep, sweet_spot
 from workbench.model import Model
 from workbench.options import make_options
 from workbench.plugins import find_plugin, list_plugins
 from workbench.report import Cell
 
-LOAD, CURVE, SWEEP = "One load", "Rising rate", "Sweep"
 _HINTS = {
     LOAD: "Press Measure to send queries and see throughput and latency.",
     CURVE: "Press Measure to see how latency rises with the rate of arrivals, and where it bends.",
     SWEEP: "Press Measure to find the batch, threads and instances with the highest throughput.",
+    LOADGEN: "Press Measure to let MLPerf's LoadGen drive the same runner, as a cross-check.",
 }
 
 
@@ -68,6 +73,7 @@ class LoadTest(Panel):
     stats = t.Instance(LoadStats, allow_none=True, help="What one load gave.")
     curve = t.Tuple(help="LoadStats of each rate.")
     sweep = t.Instance(Sweep, allow_none=True, help="What a sweep gave.")
+    loadgen = t.Instance(LoadGenStats, allow_none=True, help="What LoadGen gave.")
 
     def __init__(self, **traits: Any) -> None:
         names = [plugin.name for plugin in list_plugins("backends") if plugin.available]
@@ -82,6 +88,7 @@ class LoadTest(Panel):
             LOAD: OptionsForm(LoadOptions),
             CURVE: OptionsForm(CurveOptions),
             SWEEP: OptionsForm(SweepOptions),
+            LOADGEN: OptionsForm(LoadGenOptions),
         }
         self.spot = OptionsForm(SpotOptions)
         self._backends: dict[str, OptionsForm] = {}
@@ -101,7 +108,7 @@ class LoadTest(Panel):
         self.mode.observe(self.guard(self._switch), "value")
         self.spot.observe(self.guard(self._draw), "values")
         self.observe(lambda _: self._list(), ("model", "variants"))
-        self.observe(self.guard(self._draw), ("stats", "curve", "sweep"))
+        self.observe(self.guard(self._draw), ("stats", "curve", "sweep", "loadgen"))
         self.observe(lambda change: self._give_up() if change.new in ("cancelled", "failed") else None, "state")
         self._swap()
         self._switch()
@@ -141,6 +148,10 @@ class LoadTest(Panel):
             return lambda progress: sweep(
                 model, backend, options, backend_options=built, dataset=dataset, progress=progress, watch=collect
             )
+        if mode == LOADGEN:
+            return lambda progress: measure_with_loadgen(
+                build_engine(model, backend, built), options, dataset=dataset, progress=progress
+            )
         plot = LoadPlot(curve=mode == CURVE)
         stream = LoadStream(plot, self.update_seconds)
         self._start(mode, plot)
@@ -154,13 +165,15 @@ class LoadTest(Panel):
 
         return work
 
-    def show(self, result: LoadStats | tuple[LoadStats, ...] | Sweep) -> None:
+    def show(self, result: LoadStats | tuple[LoadStats, ...] | Sweep | LoadGenStats) -> None:
         """Shows the table and what it means."""
         self._live = ""
         if isinstance(result, Sweep):
             self.sweep = result
         elif isinstance(result, LoadStats):
             self.stats = result
+        elif isinstance(result, LoadGenStats):
+            self.loadgen = result
         else:
             self.curve = result
 
@@ -168,20 +181,9 @@ class LoadTest(Panel):
         """Measuring as Python; a recipe has no step for it."""
         name, mode = self.candidate.value or ORIGINAL, self.mode.value
         model = "model" if name == ORIGINAL else f"dict(variants)[{name!r}]"
-        built, options = self.backend_options.changed(), self.options.changed()
         data = ", dataset=evaluation" if self.evaluation is not None else ""
-        if mode == SWEEP:
-            built.pop("threads", None)
-            limit = self.spot.values["max_latency_ms"]
-            arguments = f"{model}, {self.backend.value!r}, {options!r}, backend_options={built!r}{data}"
-            return (
-                f"import workbench as wb\n\nfound = wb.sweep({arguments})\nprint(wb.sweep_text(found, {limit!r}))",
-                "",
-            )
-        engine = f"engine = wb.build_engine({model}, {self.backend.value!r}, {built!r})"
-        verb, text = ("measure_load", "load_text") if mode == LOAD else ("measure_load_curve", "curve_text")
-        call = f"found = wb.{verb}(engine, {options!r}{data})"
-        return f"import workbench as wb\n\n{engine}\n{call}\nprint(wb.{text}(found))", ""
+        built, options = self.backend_options.changed(), self.options.changed()
+        return load_code(mode, model, self.backend.value, built, options, data, self._limit()), ""
 
     def summary(self) -> str:
         """Every result without scripts."""
@@ -203,6 +205,8 @@ class LoadTest(Panel):
         if self.sweep is not None:
             words = f"{sweep_words(self.sweep, self._limit())}\n{left_out(self.sweep)}".strip()
             found.append((SWEEP, SWEEP_HEADINGS, [sweep_row(one) for one in tried_points(self.sweep)], words))
+        if self.loadgen is not None:
+            found.append((LOADGEN, LOADGEN_HEADINGS, [loadgen_row(self.loadgen)], loadgen_text(self.loadgen)))
         return found
 
     def _limit(self) -> float | None:

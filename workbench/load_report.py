@@ -12,6 +12,7 @@ from workbench.measure.sweep import Sweep, SweepPoint, sweet_spot
 from workbench.report import Cell, columns, format_estimate, format_size
 
 LOAD_HEADINGS = ("load", "offered /s", "achieved /s", "p50 ms", "p99 ms", "waiting ms", "cores", "trust")
+LOADGEN_HEADINGS = ("scenario", "achieved /s", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "queries", "valid")
 SWEEP_HEADINGS = ("setting", "samples/s", "p50 ms", "p99 ms", "cores", "memory", "trust")
 _UNKNOWN = float("inf")
 
@@ -78,6 +79,18 @@ def load_text(stats: LoadStats) -> str:
     """One load for the terminal, with everything that was checked."""
     lines = [LOAD_HEADINGS, tuple(cell.text for cell in load_row(stats))]
     return f"{columns(lines, left=1)}\n\n{load_words(stats)}\n\n{stats.trust}"
+
+
+def loadgen_row(stats: LoadGenStats) -> tuple[Cell, ...]:
+    """The cells of what LoadGen measured, in the order of `LOADGEN_HEADINGS`."""
+    times = (stats.p50_ms, stats.p90_ms, stats.p95_ms, stats.p99_ms)
+    return (
+        Cell(stats.scenario, stats.scenario, f"LoadGen {stats.version}"),
+        Cell(format_rate(stats.queries_per_second), stats.queries_per_second),
+        *(Cell(format_ms(value), value) for value in times),
+        Cell(f"{stats.completed:,}", stats.completed),
+        Cell("yes" if stats.valid else "no", int(stats.valid), "by LoadGen's own rules"),
+    )
 
 
 def loadgen_text(stats: LoadGenStats) -> str:

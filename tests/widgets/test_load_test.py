@@ -11,8 +11,8 @@ from bokeh.models import ColumnDataSource
 
 from tests.loads import load_of, point_of, sweep_of
 from widgets import LoadTest
+from widgets._load_code import CURVE, LOAD, LOADGEN, SWEEP
 from widgets._plots_load import LoadPlot, LoadStream, moment_data, step_data, sweep_data
-from widgets.load_test import CURVE, LOAD, SWEEP
 from workbench.dataset import Dataset
 from workbench.errors import ModelError, OptionsError
 from workbench.measure.load import LoadPoint
@@ -21,6 +21,7 @@ from workbench.model import Model
 
 QUICK = {
     LOAD: {"seconds": 0.3},
+    LOADGEN: {"seconds": 0.3},
     CURVE: {"seconds": 0.2, "steps": 2},
     SWEEP: {"seconds": 0.1, "batches": [1, 2], "threads": [1], "instances": [1], "rounds": 0},
 }
@@ -59,7 +60,7 @@ def test_each_kind_measures_and_shows(panel: LoadTest, mode: str) -> None:
     assert "<script" not in panel.summary()
 
 
-@pytest.mark.parametrize("mode", [LOAD, SWEEP])
+@pytest.mark.parametrize("mode", [LOAD, SWEEP, LOADGEN])
 def test_the_code_does_what_the_button_does(panel: LoadTest, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     panel.mode.value, panel.candidate.value = mode, "copy"
     python, recipe = panel.code()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from workbench.measure._limited import Opened
-from workbench.measure.machine import Conditions
+from workbench.measure.machine import Calibration, Conditions
 from workbench.measure.statistics import Estimate
 from workbench.measure.trust import Check
 
@@ -118,12 +118,16 @@ def _launches(launches: int) -> Check:
 
 
 def _noise(p10: Estimate | None, p50: Estimate | None, conditions: Conditions) -> Check:
-    before, after = conditions.before, conditions.after
-    spread, drift = max(before.spread, after.spread), abs(np.log(after.p10_ms / before.p10_ms))
-    found = f"a fixed loop varied by {100 * spread:.0f} % and changed by {100 * drift:.0f} % in between"
     if p10 and p50 and p50.value > _NOISY * p10.value:
         ratio = p50.value / p10.value
         return Check("noise", "doubt", f"noisy machine: the median is {ratio:.1f} × the fastest tenth")
+    return check_calibration(conditions.before, conditions.after)
+
+
+def check_calibration(before: Calibration, after: Calibration) -> Check:
+    """Whether a fixed loop took as long after a measurement as before it, and always about the same."""
+    spread, drift = max(before.spread, after.spread), abs(np.log(after.p10_ms / before.p10_ms))
+    found = f"a fixed loop varied by {100 * spread:.0f} % and changed by {100 * drift:.0f} % in between"
     if spread > _CALIBRATION or drift > _CALIBRATION:
         return Check("noise", "doubt", f"noisy machine: {found}")
     return Check("noise", "ok", found)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import TypeAlias
@@ -29,6 +30,12 @@ _SYNC_CALLS = 5
 class Stopwatch:
     """A worker with one open engine, and what it has measured.
 
+    Args:
+        engine: What is timed.
+        feed: What it is fed.
+        limits: What its process may take.
+        cores: The processors that its process is kept on; any if empty.
+
     Attributes:
         rounds: Timings of each round, ms.
         cpu_ms: Processor time of one inference, all threads, in each round.
@@ -37,14 +44,15 @@ class Stopwatch:
         peak_memory_mb: Most memory that the process held, MB.
     """
 
-    def __init__(self, engine: Engine, feed: Tensors, limits: Limits) -> None:
+    def __init__(self, engine: Engine, feed: Tensors, limits: Limits, cores: Set[int] = frozenset()) -> None:
         self.rounds: list[Timings] = []
         self.cpu_ms: list[float] = []
         self.warmup = 1
         self.steady = False
         self.peak_memory_mb = 0.0
         self._count = 1
-        self._worker = LimitedWorker(f"{engine.model.name} on {engine.backend}", limits, _serve, engine, feed)
+        name = f"{engine.model.name} on {engine.backend}"
+        self._worker = LimitedWorker(name, limits, _serve, engine, feed, cores)
 
     def open(self, progress: Progress) -> Opened:
         """Waits until the engine is open and has run once.
@@ -105,8 +113,10 @@ def report_in(progress: Progress, fraction: float) -> Progress:
     return part_of(progress, fraction, fraction)
 
 
-def _serve(channel: Connection, engine: Engine, feed: Tensors) -> None:
+def _serve(channel: Connection, engine: Engine, feed: Tensors, cores: Set[int]) -> None:
     """Runs in the worker: opens the engine, then times as many inferences as it is asked for, again and again."""
+    if cores:
+        os.sched_setaffinity(0, cores)  # before the backend starts threads, which inherit it
     start = time.perf_counter()
     with open_runner(engine) as runner:
         opened = time.perf_counter()

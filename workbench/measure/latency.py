@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def measure_latency(
     """Measures engines against each other: A B C A B C …, until the medians are narrow or the time is up.
 
     Everything is measured in several launches; in each, every engine gets a fresh process, is warmed up until stable,
-    and takes its turns.
+    and takes its turns, on the same cores as the others that have as many threads.
 
     Args:
         engines: What to measure.
@@ -175,7 +176,7 @@ class _Session:
     def _open(self, record: Record, launch: int, stack: contextlib.ExitStack) -> _Running | None:
         """Opens and warms up; None if that failed."""
         with self._failing(record):
-            watch = Stopwatch(record.engine, record.feed, self._limits)
+            watch = Stopwatch(record.engine, record.feed, self._limits, _cores(record.engine, launch))
             stack.callback(watch.close)
             stack.callback(record.close_launch, watch)
             report = report_in(self._progress, self._share_done(launch))
@@ -228,6 +229,18 @@ class _Session:
 
     def _share_done(self, launches: float) -> float:
         return min(1.0, launches / self._launches)
+
+
+def _cores(engine: Engine, launch: int) -> frozenset[int]:
+    """The processors that an engine is kept on in one launch; none in particular where it takes all of them.
+
+    Candidates with as many threads share theirs, turn by turn: left to the system, each tends to stay on a core of its
+    own, and cores differ by several per cent while something else runs beside one of them.
+    """
+    threads, allowed = engine.options.get("threads"), sorted(os.sched_getaffinity(0))
+    if not isinstance(threads, int) or not 0 < threads < len(allowed):
+        return frozenset()
+    return frozenset(allowed[(launch + number) % len(allowed)] for number in range(threads))
 
 
 def _on_gpu(engine: Engine) -> bool:

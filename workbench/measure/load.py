@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
@@ -12,12 +12,15 @@ from workbench.dataset import Dataset
 from workbench.engine import Engine, Tensors, random_feed
 from workbench.errors import OptionsError
 from workbench.jobs import Progress, part_of, silent
+from workbench.measure._checks import check_calibration
 from workbench.measure._limited import make_limits
 from workbench.measure._load_bench import LoadBench
 from workbench.measure._load_stats import LoadPoint as LoadPoint
 from workbench.measure._load_stats import LoadStats as LoadStats
 from workbench.measure._traffic import Pattern, Traffic
 from workbench.measure.feeds import make_feed
+from workbench.measure.machine import Calibration, calibrate
+from workbench.measure.trust import Trust
 from workbench.options import make_options, option
 
 # Options that several kinds of load share; each stands here only.
@@ -151,6 +154,7 @@ def measure_load(
     if checked.pattern in ("poisson", "constant"):
         check_arrivals(checked.rate or 0, checked.seconds)
     feeds = make_feeds(engine, dataset, checked.batch, checked.instances)
+    before = calibrate()
     with LoadBench(engine, feeds, make_limits(checked.hang_s, checked.memory_gb)) as bench:
         capacity = bench.open(_warm_up_seconds(checked.seconds), part_of(progress, 0.0, 0.0))
         traffic = Traffic(
@@ -163,7 +167,8 @@ def measure_load(
             seed=checked.seed,
         )
         check_arrivals(capacity, checked.seconds)
-        return bench.run(traffic, progress, watch)
+        found = bench.run(traffic, progress, watch)
+    return add_noise(found, before, calibrate())
 
 
 def measure_load_curve(
@@ -202,6 +207,7 @@ def measure_load_curve(
         )
     feeds = make_feeds(engine, dataset, checked.batch, checked.instances)
     found: list[LoadStats] = []
+    before = calibrate()
     with LoadBench(engine, feeds, make_limits(checked.hang_s, checked.memory_gb)) as bench:
         capacity = bench.open(_warm_up_seconds(checked.seconds), part_of(progress, 0.0, 0.0))
         for step, share in enumerate(np.linspace(checked.lowest, checked.highest, checked.steps)):
@@ -218,7 +224,8 @@ def measure_load_curve(
                 watch(found[-1])
             if len(found) >= _OVERLOADED_STEPS and not any(stats.kept_up for stats in found[-_OVERLOADED_STEPS:]):
                 break
-    return tuple(found)
+    after = calibrate()
+    return tuple(add_noise(stats, before, after) for stats in found)
 
 
 def knee(curve: Sequence[LoadStats]) -> LoadStats | None:
@@ -247,6 +254,11 @@ def make_feeds(engine: Engine, dataset: Dataset | None, batch: int, instances: i
         Dataset({name: array[part] for name, array in dataset.inputs.items()}, name=dataset.name) for part in numbers
     )
     return [make_feed(engine, part, batch) for part in parts]
+
+
+def add_noise(stats: LoadStats, before: Calibration, after: Calibration) -> LoadStats:
+    """Adds to the badge what the calibration loop told before and after."""
+    return replace(stats, trust=Trust((*stats.trust.checks, check_calibration(before, after))))
 
 
 def check_arrivals(rate: float, seconds: float) -> None:

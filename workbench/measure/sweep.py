@@ -25,7 +25,8 @@ from workbench.measure._sweep_data import SweepPoint as SweepPoint
 from workbench.measure._sweep_data import sweet_spot as sweet_spot
 from workbench.measure._traffic import Traffic
 from workbench.measure.environment import read_environment
-from workbench.measure.load import LoadStats, make_feeds
+from workbench.measure.load import LoadStats, add_noise, make_feeds
+from workbench.measure.machine import calibrate
 from workbench.model import Model
 from workbench.options import make_options, option_fields, to_builtins
 from workbench.plugins import find_plugin
@@ -131,14 +132,20 @@ class _Search:
 
     def run(self) -> Sweep:
         """Measures, confirms, and says of every other point why it was left out."""
-        begun = time.monotonic()
+        begun, before = time.monotonic(), calibrate()
         if self._options.search == "grid":
             for setting in self._points:
                 self._rate(setting)
         else:
             climb(self._batches, self._placements, self._gain)
         self._confirm()
-        points = tuple(point or self._skipped(setting) for setting, point in self._points.items())
+        after = calibrate()
+        points = tuple(
+            replace(point, stats=add_noise(point.stats, before, after))
+            if point and point.stats
+            else point or self._skipped(setting)
+            for setting, point in self._points.items()
+        )
         seconds = time.monotonic() - begun
         return Sweep(self._model.name, self._backend, self._options.search, points, seconds, self.environment)
 

@@ -20,7 +20,7 @@ import workbench as wb
 from workbench.measure._stopwatch import time_calls
 
 TRIALS = 100
-TRIAL_SECONDS = 0.8
+TRIAL_SECONDS = 1.5
 BURNERS = 3
 
 

@@ -89,13 +89,14 @@ class Pane {
   async draw() {
     if (this.model.get('_revision') === 0) return;
     const [bokeh, figure] = await Promise.all([bokehjs(this.model), ask(this.model, 'figure')]);
-    if (this.disposed || figure.revision < this.model.get('_revision')) return;
+    if (this.disposed || figure.revision < this.model.get('_revision') || figure.revision === this.revision) return;
     this.document?.clear();
-    this.plot.replaceChildren();
+    const place = document.createElement('div'); // Bokeh draws later: what comes late lands in a place that is gone
+    this.plot.replaceChildren(place);
     this.revision = figure.revision;
     this.document = bokeh.require('document').Document.from_json(JSON.parse(figure.document));
     this.document.on_change((event) => this.report(event));
-    bokeh.require('embed/standalone').add_document_standalone(this.document, this.plot);
+    bokeh.require('embed/standalone').add_document_standalone(this.document, place);
     this.refresh();
   }
 

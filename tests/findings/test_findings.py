@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workbench import explain as package
+from workbench import findings as package
 from workbench.comparison import Candidate, Comparison
 from workbench.dataset import Dataset
 from workbench.errors import Cancelled

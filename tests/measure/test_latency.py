@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from workbench.backends import build_engine
@@ -56,6 +57,22 @@ def test_every_launch_is_a_process_of_its_own(digits: Model) -> None:
 
     assert stats.launches == 2
     assert len(stats.blocks) >= 3
+
+
+def test_candidates_with_as_many_threads_share_their_cores(tiny: Model) -> None:
+    """Otherwise what runs beside one of the cores would be taken for a difference between candidates."""
+    engine = build_engine(tiny, options={"threads": 1})
+    seen: list[list[tuple[int, ...]]] = []
+
+    def look(fraction: float, message: str) -> None:
+        children = psutil.Process().children()
+        if fraction > 0.01 and len(children) == 2:
+            seen.append([tuple(child.cpu_affinity()) for child in children])
+
+    measure_latency([engine, engine], {"seconds": 0.5, "precision": 0.1, "launches": 1}, progress=look)
+
+    assert seen
+    assert all(first == second and len(first) == 1 for first, second in seen)
 
 
 def test_more_samples_take_longer(digits: Model) -> None:

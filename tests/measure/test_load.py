@@ -149,7 +149,8 @@ def test_a_curve_rises_until_the_queue_only_grows(engine: Engine) -> None:
 
     assert 2 <= len(curve) <= 6
     assert offered[-1] > 1.5 * offered[0]
-    assert [found for found in watched if isinstance(found, LoadStats)] == list(curve)
+    assert [found.offered_per_second for found in watched if isinstance(found, LoadStats)] == offered
+    assert all("noise" in {check.name for check in stats.trust.checks} for stats in curve)
     assert any(isinstance(found, LoadPoint) for found in watched)
     kept_up = [stats.kept_up for stats in curve]
     assert not any(not (first or second) for first, second in itertools.pairwise(kept_up[:-1]))

@@ -240,7 +240,8 @@ def _cores(engine: Engine, launch: int) -> frozenset[int]:
     threads, allowed = engine.options.get("threads"), sorted(os.sched_getaffinity(0))
     if not isinstance(threads, int) or not 0 < threads < len(allowed):
         return frozenset()
-    return frozenset(allowed[(launch + number) % len(allowed)] for number in range(threads))
+    first = os.getpid() + launch  # two measurements at a time need not meet on one core
+    return frozenset(allowed[(first + number) % len(allowed)] for number in range(threads))
 
 
 def _on_gpu(engine: Engine) -> bool:

@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.browser.user import SLOW, User, brightness, themes
+from tests.browser.user import SCREENSHOTS, SLOW, User, brightness, themes
 
 pytestmark = pytest.mark.browser
 
@@ -27,12 +27,12 @@ app
 
 
 @pytest.mark.parametrize("theme", themes("dark"))
-@pytest.mark.parametrize("open_notebook", ["voila"], indirect=True)
+@pytest.mark.parametrize("open_notebook", ["voila", *(["lab"] if SCREENSHOTS else [])], indirect=True)
 def test_from_a_slow_candidate_to_its_remedy(
-    open_notebook, theme: str, tmp_path: pathlib.Path, requests_elsewhere: list[str]
+    open_notebook, theme: str, tmp_path: pathlib.Path, requests_elsewhere: list[str], request: pytest.FixtureRequest
 ) -> None:
     page = open_notebook(APP.format(workspace=str(tmp_path)), theme=theme)
-    user = User(page, f"voila-{theme}")
+    user = User(page, f"{'lab' if 'lab' in request.node.name else 'voila'}-{theme}")
     expect(user.button("Load")).to_be_visible(timeout=SLOW)
 
     user.go_to("Compare")

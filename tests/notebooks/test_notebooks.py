@@ -54,6 +54,17 @@ def test_the_tour_ends_with_the_table_and_a_package_that_answered(tmp_path: Path
     assert "unpkg" not in report.read_text()
 
 
+def test_measuring_ends_with_reasons_and_a_report(tmp_path: Path) -> None:
+    done = execute("measure.ipynb", tmp_path, seconds=0.3, load_seconds=0.3, report=str(tmp_path / "report.html"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = printed(tmp_path)
+    for words in ("✓ provider", "McNemar", "QLinearConv", "dynamic_convolutions", "Poisson", "Highest throughput"):
+        assert words in said
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "quantized dynamically" in page
+    assert "cdn.bokeh.org" not in page
+
+
 def test_a_missed_gate_fails_the_batch_notebook_after_the_table(tmp_path: Path) -> None:
     half = [{"name": "fp16", "transforms": ["float16"]}]
     done = execute("batch.ipynb", tmp_path, candidates=half, latency={"seconds": 0.3}, gates={"max_size_mb": 0.1})

@@ -87,16 +87,17 @@ def seconds(call, *arguments) -> float:  # type: ignore[no-untyped-def]
 def polygraphy(path: Path, feed: dict[str, np.ndarray]):  # type: ignore[no-untyped-def]
     """The peer's runner, which keeps its own inference time; imported only where it is installed."""
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+    from polygraphy.logger import G_LOGGER
 
-    runner = OnnxrtRunner(SessionFromOnnx(str(path), providers=["CPUExecutionProvider"]))
-    runner.activate()
+    G_LOGGER.severity = G_LOGGER.ERROR
 
     def way(count: int) -> float:
-        start = time.perf_counter()
-        for _ in range(count):
-            runner.infer(feed)
-            runner.last_inference_time()
-        return time.perf_counter() - start
+        with OnnxrtRunner(SessionFromOnnx(str(path), providers=["CPUExecutionProvider"])) as runner:
+            start = time.perf_counter()
+            for _ in range(count):
+                runner.infer(feed)
+                runner.last_inference_time()
+            return time.perf_counter() - start
 
     return way
 

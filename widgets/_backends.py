@@ -9,7 +9,7 @@ import traitlets as t
 
 from widgets import _markup
 from widgets._form import OptionsForm
-from workbench.plugins import find_plugin, list_plugins
+from workbench.plugins import Plugin, find_plugin, list_plugins
 
 _USUAL = "onnxruntime"
 
@@ -25,11 +25,11 @@ class BackendPick(w.VBox):
 
     def __init__(self) -> None:
         plugins = sorted(list_plugins("backends"), key=lambda plugin: plugin.name != _USUAL)
-        available = [plugin for plugin in plugins if plugin.available]
+        available = [plugin for plugin in plugins if plugin.available and can_run(plugin.name)]
         self._ticks = {plugin.name: _tick(plugin.name, plugin.summary) for plugin in available}
         self._forms: dict[str, OptionsForm] = {}
         self._options = w.Accordion()
-        absent = "\n".join(f"{plugin.name}: {plugin.reason}" for plugin in plugins if not plugin.available)
+        absent = "\n".join(f"{plugin.name}: {_why_not(plugin)}" for plugin in plugins if plugin not in available)
         row = w.HBox(list(self._ticks.values()))
         row.add_class("wb-ticks")
         super().__init__([row, self._options, *([w.HTML(_markup.note(absent))] if absent else [])])
@@ -62,6 +62,16 @@ class BackendPick(w.VBox):
         self._options.titles = self.chosen
         if len(self.chosen) == 1:
             self._options.selected_index = 0
+
+
+def can_run(name: str) -> bool:
+    """Whether a backend that is here also runs what it builds."""
+    runs: bool = getattr(find_plugin("backends", name), "RUNS", True)
+    return runs
+
+
+def _why_not(plugin: Plugin) -> str:
+    return plugin.reason or "builds engines, whose layers Profile shows, but does not run them yet"
 
 
 def _tick(name: str, summary: str) -> w.Checkbox:

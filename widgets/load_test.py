@@ -8,6 +8,7 @@ import ipywidgets as w
 import traitlets as t
 
 from widgets import _markup
+from widgets._backends import can_run
 from widgets._bokeh import BokehPane
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
 from widgets._load_code import CURVE, LOAD, LOADGEN, SWEEP, load_code
@@ -76,7 +77,7 @@ class LoadTest(Panel):
     loadgen = t.Instance(LoadGenStats, allow_none=True, help="What LoadGen gave.")
 
     def __init__(self, **traits: Any) -> None:
-        names = [plugin.name for plugin in list_plugins("backends") if plugin.available]
+        names = [plugin.name for plugin in list_plugins("backends") if plugin.available and can_run(plugin.name)]
         usual = "onnxruntime" if "onnxruntime" in names else next(iter(names), None)
         field: dict[str, Any] = {"style": LABEL_STYLE, "layout": w.Layout(width=FIELD_WIDTH)}
         self.candidate = w.Dropdown(description="Candidate", options=[], **field)

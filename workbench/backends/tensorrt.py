@@ -18,6 +18,7 @@ from workbench.options import option, to_builtins
 from workbench.workspace import Workspace, read_json, write_json
 
 REQUIRES = {"tensorrt_rtx": "tensorrt-rtx"}
+RUNS = False  # yet: plans are built and looked at
 
 
 @dataclass(frozen=True)

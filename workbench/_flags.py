@@ -47,7 +47,8 @@ def flags(cls: type) -> Any:
 
 def backend_options(backend: str, threads: int, provider: str) -> dict[str, Any]:
     """Options of a backend from the flags that several commands share."""
-    return {"threads": threads, **({"provider": provider} if backend == "onnxruntime" else {})}
+    given = {"threads": threads} if threads else {}  # not every backend has such an option
+    return {**given, **({"provider": provider} if backend == "onnxruntime" else {})}
 
 
 def read_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -51,12 +51,15 @@ class Dataset:
                     "Give numbers: the class of each sample, targets, masks or boxes.",
                 )
             lengths[LABELS] = len(self.labels) if self.labels.ndim else 0
-        if not self.inputs or len(set(lengths.values())) != 1 or 0 in lengths.values():
-            counts = ", ".join(f"{name}: {count}" for name, count in lengths.items()) or "no arrays"
-            raise DatasetError(
-                f"{self.name} does not have the same number of samples everywhere ({counts}).",
-                "Give at least one sample, along the first axis of every array.",
-            )
+        if self.inputs and len(set(lengths.values())) == 1 and 0 not in lengths.values():
+            return
+        counts = ", ".join(f"{name}: {count}" for name, count in lengths.items()) or "no arrays"
+        empty = set(lengths.values()) <= {0}
+        raise DatasetError(
+            f"{self.name} {'holds no samples' if empty else 'does not have the same number of samples everywhere'} "
+            f"({counts}).",
+            "Give at least one sample, along the first axis of every array.",
+        )
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))

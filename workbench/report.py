@@ -165,9 +165,13 @@ def accuracy_text(accuracy: Accuracy) -> str:
     """A model's accuracy in lines: the headline metric with its interval, further metrics, and caveats."""
     value = accuracy.value
     interval = f"{100 * value.low:.2f}–{100 * value.high:.2f}, 95 % interval"
-    lines = [f"{accuracy.metric}  {100 * value.value:.2f} % ({interval}, {accuracy.samples} samples)"]
+    lines = [f"{accuracy.metric}  {100 * value.value:.2f} % ({interval}, {_samples(accuracy)})"]
     lines += [f"{name}  {format_metric(number)}" for name, number in accuracy.others.items()]
     return "\n".join([*lines, *(f"{caveat[0].upper()}{caveat[1:]}." for caveat in accuracy.caveats)])
+
+
+def _samples(accuracy: Accuracy) -> str:
+    return "1 sample" if accuracy.samples == 1 else f"{accuracy.samples} samples"
 
 
 def format_metric(value: float) -> str:
@@ -181,7 +185,7 @@ def _accuracy_cell(comparison: Comparison, row: Row) -> Cell:
         return Cell(f"{100 * share:.1f} %", share, "no labels: predictions that agree with the original's")
     value = row.accuracy.value
     text = f"{100 * value.value:.1f} %"
-    notes = [f"{row.accuracy.samples} samples, 95 % interval {_interval(value, '', 100)} %"]
+    notes = [f"{_samples(row.accuracy)}, 95 % interval {_interval(value, '', 100)} %"]
     notes += [f"{name} {format_metric(number)}" for name, number in row.accuracy.others.items()]
     if row.change:
         points = row.change.difference.value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,11 @@ import pytest
 from tests.made import near
 from workbench.measure._checks import latency_checks
 from workbench.measure._limited import Opened
-from workbench.measure.machine import Calibration, Conditions, GpuState
+from workbench.measure.machine import Calibration, Conditions, GpuState, Surroundings
 from workbench.measure.trust import Check, Trust
 
 OPENED = Opened(10.0, 1.0, {"CPUExecutionProvider": 20}, ())
-QUIET = Conditions(Calibration(1.0, 1.02), Calibration(1.0, 1.03), other_load=0.01, steal=0.0)
+QUIET = Conditions(Calibration(1.0, 1.02), Calibration(1.0, 1.03), Surroundings(other_load=0.01, steal=0.0))
 GOOD: dict[str, Any] = {
     "device": "CPUExecutionProvider",
     **{"p10": near(1.0), "p50": near(1.05), "p99": near(1.5), "iterations": 1000, "medians": [1.05, 1.06]},
@@ -26,8 +27,11 @@ def checks(opened: Opened = OPENED, **changes: Any) -> dict[str, Check]:
 
 
 def around(**changes: Any) -> Conditions:
-    values = {"before": QUIET.before, "after": QUIET.after, "other_load": 0.01, "steal": 0.0}
-    return Conditions(**{**values, **changes})
+    return replace(QUIET, **changes)
+
+
+def meanwhile(**changes: Any) -> Conditions:
+    return replace(QUIET, meanwhile=replace(QUIET.meanwhile, **changes))
 
 
 def test_a_quiet_machine_gives_a_good_badge_with_a_reason_for_each_check() -> None:
@@ -50,9 +54,13 @@ def test_a_quiet_machine_gives_a_good_badge_with_a_reason_for_each_check() -> No
         ("noise", {"conditions": around(after=Calibration(1.5, 1.5))}, "changed by 41 %"),
         ("processor", {"busy": [0.5, 0.5]}, "ran for 50 % of the time: other work took the core"),
         ("processor", {"busy": [0.6, 0.9], "threads": 2}, "1.5 cores at work on average, but that changed by 50 %"),
-        ("other load", {"conditions": around(other_load=0.3, steal=0.05)}, "30 % of the processors and the host 5 %"),
+        (
+            "other load",
+            {"conditions": meanwhile(other_load=0.3, steal=0.05)},
+            "30 % of the processors and the host 5 %",
+        ),
         ("synchronised", {"synchronised": 3.0}, "takes 3.0 × what was timed"),
-        ("clock", {"conditions": around(suspended_s=4.0)}, "slept for 4.0 s"),
+        ("clock", {"conditions": meanwhile(suspended_s=4.0)}, "slept for 4.0 s"),
     ],
 )
 def test_what_should_not_be_believed_is_doubted(name: str, changes: dict[str, Any], words: str) -> None:
@@ -63,14 +71,14 @@ def test_what_should_not_be_believed_is_doubted(name: str, changes: dict[str, An
 
 
 def test_a_clock_that_was_set_is_told_and_does_no_harm() -> None:
-    check = checks(conditions=around(clock_set_s=-3600.0))["clock"]
+    check = checks(conditions=meanwhile(clock_set_s=-3600.0))["clock"]
 
     assert check.verdict == "ok"
     assert "set by -3600.0 s" in check.reason
 
 
 def test_what_cannot_be_read_is_unknown_rather_than_fine() -> None:
-    assert checks(conditions=around(other_load=None))["other load"].verdict == "unknown"
+    assert checks(conditions=meanwhile(other_load=None))["other load"].verdict == "unknown"
     assert checks(synchronised=None)["synchronised"].verdict == "unknown"
 
 

@@ -20,7 +20,7 @@ def physical_cores() -> int:
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
-def time_calls(call: Callable[[], object], seconds: float, most: int = 1_000_000) -> NDArray[np.float64]:
+def time_calls_for(call: Callable[[], object], seconds: float, most: int = 1_000_000) -> NDArray[np.float64]:
     """Times one call after another for some seconds, the first ones included.
 
     Args:

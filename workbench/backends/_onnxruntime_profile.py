@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from workbench.backends._host import time_calls
+from workbench.backends._host import time_calls_for
 from workbench.backends._onnxruntime_graph import read_layers
 from workbench.backends._onnxruntime_session import SessionRunner, open_session
 from workbench.backends._source import SourceGraph
@@ -59,7 +59,7 @@ def profile(engine: Engine, feed: Tensors, seconds: float, progress: Progress) -
         runner = SessionRunner(session, engine)
         layers = read_layers(path, SourceGraph(engine.model), engine.device)
         runner.infer(feed)
-        wholes = time_calls(runner.bind(feed), seconds, max(20, _MOST_EVENTS // max(1, len(layers))))
+        wholes = time_calls_for(runner.bind(feed), seconds, max(20, _MOST_EVENTS // max(1, len(layers))))
         events = _read_events(Path(session.end_profiling()), {node.name for node, _ in layers})
     skipped = min(len(wholes) // 5, _FIRST_RUNS)
     settled = wholes[skipped:]

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from workbench.backends._host import time_calls
+from workbench.backends._host import time_calls_for
 from workbench.backends._openvino_session import RequestRunner, compile_model, read_layers
 from workbench.backends._source import SourceGraph
 from workbench.engine import Engine, Layer, Layers, Tensors
@@ -55,7 +55,7 @@ def profile(engine: Engine, feed: Tensors, seconds: float, progress: Progress) -
     for _ in range(_FIRST_RUNS - 1):
         call()
     first = [_microseconds(info) * _FIRST_RUNS for info in read_layers(compiled)]
-    wholes = time_calls(call, seconds)
+    wholes = time_calls_for(call, seconds)
     source = SourceGraph(engine.model)
     typical = float(np.median(wholes))
     scale = typical / float(wholes.mean()) / len(wholes) / 1000

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from workbench.measure._limited import Opened
-from workbench.measure.machine import Calibration, Conditions
+from workbench.measure.machine import Calibration, Conditions, Surroundings
 from workbench.measure.statistics import Estimate
 from workbench.measure.trust import Check
 
@@ -63,8 +63,7 @@ def latency_checks(
         _launches(launches),
         _noise(p10, p50, conditions),
         _processor(busy, threads),
-        _other_load(conditions),
-        _clock(conditions),
+        *check_surroundings(conditions.meanwhile),
         *_gpu(conditions),
     )
 
@@ -147,8 +146,13 @@ def _processor(busy: Sequence[float], threads: int | None) -> Check:
     return Check("processor", "ok", text)
 
 
-def _other_load(conditions: Conditions) -> Check:
-    load, steal = conditions.other_load, conditions.steal
+def check_surroundings(meanwhile: Surroundings) -> tuple[Check, Check]:
+    """Whether others had the processors meanwhile, and whether the clocks can be believed."""
+    return _other_load(meanwhile), _clock(meanwhile)
+
+
+def _other_load(meanwhile: Surroundings) -> Check:
+    load, steal = meanwhile.other_load, meanwhile.steal
     if load is None:
         return Check("other load", "unknown", "this system does not tell")
     text = f"other processes took {100 * load:.0f} % of the processors"
@@ -157,11 +161,11 @@ def _other_load(conditions: Conditions) -> Check:
     return Check("other load", "doubt" if load + steal > _OTHERS else "ok", text)
 
 
-def _clock(conditions: Conditions) -> Check:
-    if conditions.suspended_s > _CLOCK_S:
-        return Check("clock", "doubt", f"the machine slept for {conditions.suspended_s:.1f} s in between")
-    if abs(conditions.clock_set_s) > _CLOCK_S:
-        moved = f"the system's clock was set by {conditions.clock_set_s:+.1f} s meanwhile"
+def _clock(meanwhile: Surroundings) -> Check:
+    if meanwhile.suspended_s > _CLOCK_S:
+        return Check("clock", "doubt", f"the machine slept for {meanwhile.suspended_s:.1f} s in between")
+    if abs(meanwhile.clock_set_s) > _CLOCK_S:
+        moved = f"the system's clock was set by {meanwhile.clock_set_s:+.1f} s meanwhile"
         return Check("clock", "ok", f"{moved}; the clock that times are taken with does not follow it")
     return Check("clock", "ok", "monotonic, and the system's clock was not set meanwhile")
 

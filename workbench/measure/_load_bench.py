@@ -6,8 +6,8 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,19 +16,17 @@ import numpy as np
 from workbench.backends import open_runner
 from workbench.engine import Engine, Tensors
 from workbench.jobs import Progress
-from workbench.measure._checks import check_outputs, check_provider
+from workbench.measure._checks import check_outputs, check_provider, check_surroundings
 from workbench.measure._limited import LimitedWorker, Limits, Opened, Sign, not_finite, peak_memory_mb
 from workbench.measure._load_stats import LoadPoint, LoadStats, Setting, summarize
 from workbench.measure._traffic import Call, Caller, Traffic, send
-from workbench.measure.machine import Clocks, CpuTimes, other_load, read_clocks, read_cpu_times
-from workbench.measure.trust import Check, Trust
+from workbench.measure.machine import SurroundingsWatch
+from workbench.measure.trust import Trust
 
 Watch: TypeAlias = Callable[[LoadPoint], None]
 
 _STEADY = 0.05  # warm-up ends when two blocks in a row agree this well
 _FIRST_BLOCK, _BLOCK = 0.05, 0.25  # s
-_OTHERS = 0.1  # share of all processors
-_SLEPT_SECONDS = 0.05
 
 
 class _News(NamedTuple):
@@ -85,7 +83,7 @@ class LoadBench:
             WorkerError: It crashed, hung or took too much memory.
         """
         assert self._opened is not None
-        before = _Reading(read_cpu_times(), read_clocks(), sum(os.times()[:2]))
+        surroundings = SurroundingsWatch()
         self._worker.send(traffic)
         stats: LoadStats
         stats, own_seconds = self._receive("under load", progress, watch)
@@ -93,7 +91,7 @@ class LoadBench:
             check_provider(self._opened, self._engine.device),
             check_outputs(self._opened),
             *stats.trust.checks,
-            *_surroundings(before, own_seconds),
+            *check_surroundings(surroundings.finish(own_seconds)),
         )
         return replace(stats, trust=Trust(checks))
 
@@ -104,32 +102,6 @@ class LoadBench:
             return news.sign
 
         return self._worker.receive(doing, progress, listen)
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """The machine's counters at one moment."""
-
-    times: CpuTimes | None
-    clocks: Clocks
-    own_seconds: float
-
-
-def _surroundings(before: _Reading, own_seconds: float) -> Iterator[Check]:
-    """What else happened on the machine since `before`."""
-    others, steal = other_load(before.times, read_cpu_times(), own_seconds + sum(os.times()[:2]) - before.own_seconds)
-    if others is None:
-        yield Check("other load", "unknown", "this system does not tell")
-    else:
-        text = f"other processes took {100 * others:.0f} % of the processors"
-        text += f" and the host {100 * steal:.0f} %" if steal > 0.01 else ""
-        yield Check("other load", "doubt" if others + steal > _OTHERS else "ok", text)
-    clocks = read_clocks()
-    slept = (clocks.boot - before.clocks.boot) - (clocks.monotonic - before.clocks.monotonic)
-    if slept > _SLEPT_SECONDS:
-        yield Check("clock", "doubt", f"the machine slept for {slept:.1f} s in between")
-    else:
-        yield Check("clock", "ok", "monotonic, and the machine did not sleep")
 
 
 def _serve(channel: Connection, engine: Engine, feeds: Sequence[Tensors]) -> None:

@@ -73,35 +73,65 @@ class GpuState:
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What else happened on the machine for a while.
+
+    Attributes:
+        other_load: Share of all processors' time that other processes took; None where it cannot be read.
+        steal: Share that the host took from this virtual machine.
+        clock_set_s: By how much the system's clock was set, s.
+        suspended_s: How long the machine was asleep, s.
+    """
+
+    other_load: float | None
+    steal: float
+    clock_set_s: float = 0.0
+    suspended_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Conditions:
     """The machine around and during a measurement.
 
     Attributes:
         before: The calibration loop before it.
         after: The same after it.
-        other_load: Share of all processors' time that other processes took meanwhile; None where it cannot be read.
-        steal: Share that the host took from this virtual machine.
-        clock_set_s: By how much the system's clock was set meanwhile, s.
-        suspended_s: How long the machine was asleep meanwhile, s.
+        meanwhile: What else happened.
         gpus: Each GPU after it; none where there is no driver.
     """
 
     before: Calibration
     after: Calibration
-    other_load: float | None
-    steal: float
-    clock_set_s: float = 0.0
-    suspended_s: float = 0.0
+    meanwhile: Surroundings
     gpus: tuple[GpuState, ...] = ()
 
 
+class SurroundingsWatch:
+    """Reads the machine's counters and clocks when made, and again when asked what happened since."""
+
+    def __init__(self) -> None:
+        self._own = sum(os.times()[:2])
+        self._times, self._clocks = read_cpu_times(), read_clocks()
+
+    def finish(self, own_seconds: float) -> Surroundings:
+        """What happened since.
+
+        Args:
+            own_seconds: Processor time that the measurement's own processes took beside this one.
+        """
+        times, clocks = read_cpu_times(), read_clocks()
+        load, steal = other_load(self._times, times, own_seconds + sum(os.times()[:2]) - self._own)
+        slept = (clocks.boot - self._clocks.boot) - (clocks.monotonic - self._clocks.monotonic)
+        moved = (clocks.real - self._clocks.real) - (clocks.boot - self._clocks.boot)
+        return Surroundings(load, steal, moved, slept)
+
+
 class ConditionsWatch:
-    """Reads the machine's state when made, and again when asked what happened since."""
+    """The same, with the calibration loop before and after."""
 
     def __init__(self) -> None:
         self._before = calibrate()
-        self._own = sum(os.times()[:2])
-        self._times, self._clocks = read_cpu_times(), read_clocks()
+        self._watch = SurroundingsWatch()
 
     def finish(self, own_seconds: float, *, gpu: bool = False) -> Conditions:
         """What happened since.
@@ -110,11 +140,8 @@ class ConditionsWatch:
             own_seconds: Processor time that the measurement's own processes took beside this one.
             gpu: Whether a GPU was measured, and its driver is to be asked.
         """
-        times, clocks = read_cpu_times(), read_clocks()
-        load, steal = other_load(self._times, times, own_seconds + sum(os.times()[:2]) - self._own)
-        slept = (clocks.boot - self._clocks.boot) - (clocks.monotonic - self._clocks.monotonic)
-        moved = (clocks.real - self._clocks.real) - (clocks.boot - self._clocks.boot)
-        return Conditions(self._before, calibrate(), load, steal, moved, slept, read_gpus() if gpu else ())
+        meanwhile = self._watch.finish(own_seconds)
+        return Conditions(self._before, calibrate(), meanwhile, read_gpus() if gpu else ())
 
 
 def other_load(before: CpuTimes | None, after: CpuTimes | None, own_seconds: float) -> tuple[float | None, float]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from workbench import jobs
 from workbench.backends import engine_key, open_runner
-from workbench.backends._host import time_calls
+from workbench.backends._host import time_calls_for
 from workbench.dataset import Dataset
 from workbench.engine import Engine, Layer, Layers, Tensors
 from workbench.errors import OptionsError
@@ -169,7 +169,7 @@ def _profile(engine: Engine, feed: Tensors, seconds: float, progress: Progress) 
         return found, None
     progress(0.7, "timing without the profiler")
     with open_runner(engine) as runner:
-        times = time_calls(runner.bind(feed), seconds / 2)
+        times = time_calls_for(runner.bind(feed), seconds / 2)
     return found, float(np.median(times[len(times) // 5 :]))
 
 

@@ -49,7 +49,7 @@ browser: .venv/installed
 
 # Only tests need them: what formats, backends, metrics and cross-checks of other libraries take.
 .venv/frameworks: .venv/installed
-	$(INSTALL) '.[torch,tensorflow,tensorrt-rtx,detection,loadgen]'
+	$(INSTALL) '.[torch,tensorflow,tensorrt-rtx,detection,loadgen,nncf]'
 	@touch $@
 
 # Only benchmarks need them: peers.

@@ -1,0 +1,1 @@
+"""Pruning of channels directly on the ONNX graph."""

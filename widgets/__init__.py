@@ -10,6 +10,7 @@ from widgets._plots_speedup import speedup_data, speedup_figure
 from widgets._report_page import report_page
 from widgets.app import Workbench
 from widgets.compare import Compare
+from widgets.distil import Distil
 from widgets.explain import Explain
 from widgets.export import Export
 from widgets.graph import Graph
@@ -17,11 +18,13 @@ from widgets.load import Load
 from widgets.load_test import LoadTest
 from widgets.predictions import Predictions
 from widgets.profile import Profile
+from widgets.sensitivity import Sensitivity
 from widgets.transform import Transform
 
 __all__ = [
     "BokehPane",
     "Compare",
+    "Distil",
     "Explain",
     "Export",
     "Graph",
@@ -31,6 +34,7 @@ __all__ = [
     "Panel",
     "Predictions",
     "Profile",
+    "Sensitivity",
     "Transform",
     "Workbench",
     "ecdf_data",

@@ -13,7 +13,7 @@ from workbench.dataset import Dataset
 from workbench.errors import Cancelled, WorkbenchError
 from workbench.jobs import Progress, part_of
 from workbench.model import Model, Step
-from workbench.plugins import find_plugin
+from workbench.plugins import find_plugin, list_plugins
 from workbench.recipe import make_candidate
 from workbench.workspace import Workspace
 
@@ -28,7 +28,7 @@ class Wanted:
         options: Options of the backend that differ from the defaults.
         variant: Name of the variant; `original` for the model as it is.
         model: That model; None for an addition, which is made first.
-        transforms: How the model is made of the original, as a recipe has it.
+        transforms: How the model is made of the original, as a recipe has it; None if a recipe cannot make it.
     """
 
     name: str
@@ -36,12 +36,12 @@ class Wanted:
     options: Mapping[str, Any] = field(default_factory=dict)
     variant: str = ORIGINAL
     model: Model | None = None
-    transforms: tuple[str | Mapping[str, Any], ...] = ()
+    transforms: tuple[str | Mapping[str, Any], ...] | None = ()
 
     @property
     def entry(self) -> dict[str, Any]:
         """The candidate as a recipe has it; what it need not say is left out."""
-        entry = {"name": self.name, "transforms": list(self.transforms), "backend": self.backend}
+        entry = {"name": self.name, "transforms": list(self.transforms or ()), "backend": self.backend}
         return {key: value for key, value in {**entry, "options": dict(self.options)}.items() if value}
 
 
@@ -106,13 +106,24 @@ def make_all(
     return made, failures
 
 
-def recipe_steps(history: Sequence[Step]) -> tuple[str | dict[str, Any], ...]:
-    """A model's transforms as a recipe has them: a name, with the options that differ from the defaults."""
+def recipe_steps(history: Sequence[Step]) -> tuple[str | dict[str, Any], ...] | None:
+    """A model's transforms as a recipe has them: a name, with the options that differ from the defaults.
+
+    Returns:
+        None for a model that was trained, which is no transform.
+    """
+    if not are_transforms(history):
+        return None
     steps: list[str | dict[str, Any]] = []
     for step in history:
         changed = changed_options(find_plugin("transforms", step.transform).Options, step.options)
         steps.append({step.transform: changed} if changed else step.transform)
     return tuple(steps)
+
+
+def are_transforms(history: Sequence[Step]) -> bool:
+    """Whether transforms alone lead to a model; else it was trained."""
+    return {step.transform for step in history} <= {plugin.name for plugin in list_plugins("transforms")}
 
 
 def _name(variant: str, backend: str, told_apart: bool) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as w
@@ -24,6 +24,7 @@ class OptionsForm(w.VBox):
         cls: The dataclass.
         choices: Values to choose from for fields whose type is just text, e.g. what this machine offers.
         values: Values that differ from the defaults.
+        without: Fields that are set elsewhere and have no control here.
     """
 
     values = t.Dict(help="The value of every option, as plain values.")
@@ -34,9 +35,10 @@ class OptionsForm(w.VBox):
         *,
         choices: Mapping[str, Sequence[str]] | None = None,
         values: Mapping[str, Any] | None = None,
+        without: Collection[str] = (),
     ) -> None:
         self._cls = cls
-        self._fields = {field.name: field for field in option_fields(cls)}
+        self._fields = {field.name: field for field in option_fields(cls) if field.name not in without}
         self._controls = {
             name: _control(field, (choices or {}).get(name, field.choices)) for name, field in self._fields.items()
         }
@@ -56,8 +58,8 @@ class OptionsForm(w.VBox):
     def set(self, values: Mapping[str, Any]) -> None:
         """Puts values into the controls, after checking them."""
         checked = to_builtins(make_options(self._cls, {**self._read(), **values}, self._cls.__qualname__))
-        for name, value in checked.items():
-            self._controls[name].value = _to_control(self._fields[name], value)
+        for name, control in self._controls.items():
+            control.value = _to_control(self._fields[name], checked[name])
 
     def changed(self) -> dict[str, Any]:
         """The values that differ from the defaults: what a recipe has to say."""

@@ -105,6 +105,10 @@ class Panel(Static):
         """What does the same: Python, and the step of a recipe."""
         raise NotImplementedError
 
+    def cancelled_words(self) -> str:
+        """What became of work that was cancelled, in words."""
+        return "cancelled; nothing unfinished was kept"
+
     def start(self, prepare: Callable[[], Work] | None = None) -> Panel:
         """Does what the button does; returns at once.
 
@@ -178,7 +182,7 @@ class Panel(Static):
             self.show(result)
         except Cancelled:
             self._set_state("cancelled")
-            self._status.value = "cancelled; nothing unfinished was kept"
+            self._status.value = self.cancelled_words()
         except Exception as error:
             self._fail(error)
         else:

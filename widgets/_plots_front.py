@@ -11,12 +11,13 @@ from bokeh.plotting import figure
 from widgets._plots import GREY, add_legend, candidate_color, legend_items, new_figure
 from workbench.choice import pareto_front
 from workbench.comparison import Comparison
+from workbench.report import SLOWER
 
 
 def front_data(comparison: Comparison) -> dict[str, list[Any]]:
-    """One entry per candidate: latency (ms) and quality (%) with their 95 % intervals, colour, and texts."""
+    """One entry per candidate: latency (ms) and quality (%) with their 95 % intervals, colour, form, and texts."""
     columns: dict[str, list[Any]] = {
-        key: [] for key in ("name", "x", "x0", "x1", "y", "y0", "y1", "color", "alpha", "size")
+        key: [] for key in ("name", "x", "x0", "x1", "y", "y0", "y1", "color", "alpha", "size", "marker", "speed")
     }
     for number, row in enumerate(comparison.rows):
         p50 = row.latency.p50
@@ -32,6 +33,8 @@ def front_data(comparison: Comparison) -> dict[str, list[Any]]:
             "color": candidate_color(number),
             "alpha": 1.0,
             "size": row.size_bytes / 1e6,
+            "marker": "inverted_triangle" if row.slower else "circle",
+            "speed": f"{row.speedup.value:.2f}×{f', {SLOWER}' if row.slower else ''}",
         }
         for key, value in values.items():
             columns[key].append(value)
@@ -55,6 +58,7 @@ def front_figure(comparison: Comparison, *, height: int = 400) -> figure:
         name="candidates",
         source=source,
         size=13,
+        marker="marker",
         color="color",
         alpha="alpha",
         **_selected("alpha"),
@@ -63,13 +67,15 @@ def front_figure(comparison: Comparison, *, height: int = 400) -> figure:
         selection_line_width=4,
     )
     draw_front(plot, comparison, pareto_front(comparison))
-    add_legend(plot, [*legend_items(data["name"], points), LegendItem(label="Pareto front", renderers=[line])])
+    names = [f"{row.name} (slower)" if row.slower else row.name for row in comparison.rows]
+    add_legend(plot, [*legend_items(names, points), LegendItem(label="Pareto front", renderers=[line])])
     hover = HoverTool(
         renderers=[points],
         tooltips=[
             ("candidate", "@name"),
             ("median latency", "@x{0.000} ms (@x0{0.000}–@x1{0.000})"),
             (quality, "@y{0.0} (@y0{0.0}–@y1{0.0})"),
+            ("speed-up", "@speed"),
             ("size", "@size{0.00} MB"),
         ],
     )

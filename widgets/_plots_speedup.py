@@ -42,7 +42,7 @@ def speedup_data(comparison: Comparison) -> dict[str, list[Any]]:
         "name": [row.name for _, row in rows],
         "color": [candidate_color(number) for number, _ in rows],
         "alpha": [1.0] * len(rows),
-        "text": [f"{row.speedup.value:.2f} ×" for _, row in rows],
+        "text": [f"{row.speedup.value:.2f} ×{', slower' if row.slower else ''}" for _, row in rows],
     }
     estimates = (
         [row.speedup for _, row in rows],
@@ -109,4 +109,5 @@ def _columns(measure: _Measure, values: Sequence[Estimate]) -> dict[str, list[An
 def _set_range(plot: figure, data: dict[str, list[Any]]) -> None:
     """From no speed at all, so that lengths can be compared, to the farthest bound with room for its text."""
     bounds = [1.0, *(bound for each in _MEASURES for bound in data[f"{each.column}_high"])]
-    plot.x_range.start, plot.x_range.end = 0, 1.15 * max(bounds)
+    room = 1.15 if all(len(text) < 10 for text in data["text"]) else 1.3
+    plot.x_range.start, plot.x_range.end = 0, room * max(bounds)

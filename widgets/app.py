@@ -10,6 +10,7 @@ import traitlets as t
 from widgets import _markup
 from widgets._panel import Static
 from widgets.compare import Compare
+from widgets.distil import Distil
 from widgets.explain import Explain
 from widgets.export import Export
 from widgets.graph import Graph
@@ -17,16 +18,18 @@ from widgets.load import Load
 from widgets.load_test import LoadTest
 from widgets.predictions import Predictions
 from widgets.profile import Profile
+from widgets.sensitivity import Sensitivity
 from widgets.transform import Transform
 from workbench.measure.environment import read_environment
 from workbench.report import format_size
 from workbench.workspace import Workspace, default_root
 
-_STEPS = ("Load", "Inspect", "Compress", "Compare", "Predictions", "Profile", "Explain", "Load test", "Export")
+_STEPS = ("Load", "Inspect", "Compress", "Sensitivity", "Train", "Compare", "Predictions", "Profile", "Explain")
+_STEPS += ("Load test", "Export")
 
 
 class Workbench(Static):
-    """Load → Inspect → Compress → Compare → Predictions → Profile → Explain → Load test → Export.
+    """Load → Inspect → Compress → Sensitivity → Train → Compare → Predictions → Profile → Explain → Load test → Export.
 
     Args:
         workspace: A Workspace, or the folder that keeps results; the default one if None.
@@ -37,6 +40,8 @@ class Workbench(Static):
         self.load = Load(workspace=root)
         self.graph = Graph(workspace=root)
         self.transform = Transform(workspace=root)
+        self.sensitivity = Sensitivity(workspace=root)
+        self.distil = Distil(workspace=root)
         self.compare = Compare(workspace=root)
         self.predictions = Predictions(workspace=root)
         self.profile = Profile(workspace=root)
@@ -47,6 +52,8 @@ class Workbench(Static):
             self.load,
             self.graph,
             self.transform,
+            self.sensitivity,
+            self.distil,
             self.compare,
             self.predictions,
             self.profile,
@@ -64,18 +71,22 @@ class Workbench(Static):
 
     def _join(self) -> None:
         compare, profile, explain = self.compare, self.profile, self.explain
-        for panel in (self.graph, self.transform, compare, profile, self.load_test):
+        makers = (self.transform, self.sensitivity, self.distil)
+        for panel in (self.graph, *makers, compare, profile, self.load_test):
             t.dlink((self.load, "model"), (panel, "model"))
         t.dlink((self.load, "original"), (self.graph, "source"))
         t.dlink((self.load, "warning"), (self.graph, "warning"))
-        for panel in (self.transform, compare):
+        for panel in (*makers, compare):
             t.dlink((self.load, "calibration"), (panel, "calibration"))
         for panel in self._panels[3:]:
             t.dlink((self.load, "evaluation"), (panel, "evaluation"))
+        for panel in makers[1:]:
+            t.link((self.transform, "variants"), (panel, "variants"))
         for panel in (self.graph, compare, profile, self.load_test):
             t.dlink((self.transform, "variants"), (panel, "variants"))
         t.dlink((compare, "selected"), (self.predictions, "selected"))
-        t.dlink((compare.accuracy, "values"), (self.predictions, "accuracy"))
+        for panel in (self.predictions, self.sensitivity):
+            t.dlink((compare.accuracy, "values"), (panel, "accuracy"))
         for panel in (self.predictions, profile, explain, self.export):
             t.dlink((compare, "comparison"), (panel, "comparison"))
         t.dlink((compare, "choice"), (self.export, "choice"))
@@ -84,7 +95,7 @@ class Workbench(Static):
         for panel in (explain, compare):
             t.dlink((profile, "profiles"), (panel, "profiles"))
         t.dlink((profile, "times"), (self.graph, "times"))
-        for panel in (profile, explain):
+        for panel in (profile, explain, self.sensitivity):
             t.link((panel, "selected_node"), (self.graph, "selected_node"))
         self.load.observe(lambda _: self._describe(), "model")
         for panel in self._panels:

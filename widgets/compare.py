@@ -29,7 +29,7 @@ from workbench.jobs import Progress, part_of
 from workbench.measure.accuracy import AccuracyOptions
 from workbench.measure.latency import LatencyOptions
 from workbench.model import Model
-from workbench.report import comparison_html, footnote, format_bytes, headings, table_row
+from workbench.report import SLOWER, comparison_html, footnote, format_bytes, headings, table_row
 from workbench.workspace import write_bytes
 
 
@@ -187,7 +187,7 @@ class Compare(Panel):
         recipe = {
             "backend": first.backend,
             "options": dict(first.options),
-            "candidates": [each.entry for each in wanted[1:]],
+            "candidates": [each.entry for each in wanted[1:] if each.transforms is not None],
             "latency": latency,
             "accuracy": accuracy,
             "choose": limits,
@@ -229,6 +229,7 @@ class Compare(Panel):
                 "mark": "★" if row.name == self.choice.name else "◆" if row.name in front else "",
                 "color": candidate_color(number),
                 "faded": row.name in outside,
+                "label": SLOWER if row.slower else "",
                 "cells": [
                     {"text": cell.text, "value": _finite(cell.value), "note": cell.note}
                     for cell in table_row(comparison, row)

@@ -9,8 +9,11 @@ import traitlets as t
 import yaml
 
 from widgets import _markup
+from widgets._candidates import are_transforms
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm, changed_options
+from widgets._grouped_choice import GroupedChoice
 from widgets._panel import Panel, Work
+from widgets._transform_groups import group_transforms
 from workbench.comparison import ORIGINAL
 from workbench.dataset import Dataset
 from workbench.errors import ModelError
@@ -34,19 +37,21 @@ class Transform(Panel):
     variants = t.Tuple(help="Named models: (name, Model) each.")
 
     def __init__(self, **traits: Any) -> None:
-        plugins = [plugin for plugin in list_plugins("transforms") if plugin.available]
-        names = [(plugin.name.replace("_", " "), plugin.name) for plugin in plugins]
+        everything = list_plugins("transforms")
+        plugins = [plugin for plugin in everything if plugin.available]
         self._summaries = {plugin.name: plugin.summary for plugin in plugins}
-        self._forms = {plugin.name: OptionsForm(find_plugin("transforms", plugin.name).Options) for plugin in plugins}
-        default = "quantize_static" if "quantize_static" in self._forms else plugins[0].name
+        self._forms: dict[str, OptionsForm] = {}
+        default = "quantize_static" if "quantize_static" in self._summaries else plugins[0].name
         style = LABEL_STYLE
         width = w.Layout(width=FIELD_WIDTH)
-        self.kind = w.Dropdown(description="Transform", options=names, value=default, style=style, layout=width)
+        self.kind = GroupedChoice("Transform", group_transforms(everything), default)
         self.base = w.Dropdown(description="Apply to", options=[ORIGINAL], style=style, layout=width)
         self.name = w.Text(description="Name", placeholder="automatic", style=style, layout=width)
         self._about, self._slot = w.HTML(), w.VBox()
-        missing = [plugin for plugin in list_plugins("transforms") if not plugin.available]
-        absent = w.HTML(_markup.note("\n".join(f"{plugin.name}: {plugin.reason}" for plugin in missing)))
+        missing = [plugin for plugin in everything if not plugin.available]
+        absent = w.HTML(
+            _markup.note("\n".join(f"{plugin.name.replace('_', ' ')} {plugin.reason}" for plugin in missing))
+        )
         self._view = w.HTML(_markup.empty("Load a model, then press Apply to make the first variant."))
         form = w.VBox([self.kind, self._about, self.base, self._slot, self.name, absent])
         super().__init__(form, self._view, **traits)
@@ -59,7 +64,10 @@ class Transform(Panel):
     @property
     def options(self) -> OptionsForm:
         """The form of the chosen transform."""
-        return self._forms[self.kind.value]
+        name = self.kind.value
+        if name not in self._forms:
+            self._forms[name] = OptionsForm(find_plugin("transforms", name).Options)
+        return self._forms[name]
 
     def prepare(self) -> Work:
         """Reads the form."""
@@ -85,6 +93,9 @@ class Transform(Panel):
         pending = (self._free_name(), (Step(self.kind.value, self.options.values),))
         lines, candidates = ["import workbench as wb", "", "variants = {}"], []
         for name, history in made or [pending]:
+            if not are_transforms(history):
+                lines.append(f"# variants[{name!r}] was trained: the code of Train makes it")
+                continue
             steps: list[Any] = []
             for number, step in enumerate(history):
                 plugin = find_plugin("transforms", step.transform)

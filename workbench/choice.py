@@ -79,7 +79,7 @@ def choose(comparison: Comparison, options: Mapping[str, Any] | ChoiceOptions | 
     for row in comparison.rows[1:]:
         if row.name in outside:
             rejected[row.name] = outside[row.name]
-        elif row.speedup.high < 1:
+        elif row.slower:
             verdict = "slower" if row.speedup.value < 0.99 else "not faster"
             rejected[row.name] = f"is {verdict} than the original ({row.speedup.value:.2f} ×)"
         elif wanted.prefer == "latency" and row.speedup.low <= 1:

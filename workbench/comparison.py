@@ -87,6 +87,11 @@ class Row:
         return self.latency.p50.value if self.latency.p50 else self.latency.mean_ms
 
     @property
+    def slower(self) -> bool:
+        """Whether it measured slower than the original beyond doubt: such a candidate is never chosen."""
+        return self.speedup.high < 1
+
+    @property
     def quality(self) -> float:
         """The headline metric where there are labels, else the share of predictions that agree with the original's."""
         if self.accuracy:

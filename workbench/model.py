@@ -49,10 +49,17 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Step:
-    """One transform that was applied to a model, with every option it ran with."""
+    """One transform that was applied to a model.
+
+    Attributes:
+        transform: Its name.
+        options: Every option it ran with.
+        notes: What it said of the result, in sentences.
+    """
 
     transform: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

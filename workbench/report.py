@@ -11,6 +11,9 @@ from workbench.comparison import Comparison, Row
 from workbench.measure.accuracy import Accuracy
 from workbench.measure.statistics import Estimate
 
+SLOWER = "slower than the original"  # beyond doubt: what a warning says beside the name
+_LABEL = "margin-left:8px;padding:0 6px;border:1px solid var(--jp-warn-color1,#b26a00);border-radius:3px"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -61,7 +64,8 @@ def comparison_text(comparison: Comparison, choice: Choice | None = None) -> str
     lines = [["", *headings(comparison)]]
     for row in comparison.rows:
         mark = "★" if choice and row.name == choice.name else "◆" if row.name in front else " "
-        lines.append([mark, *(cell.text for cell in table_row(comparison, row))])
+        name, *others = (cell.text for cell in table_row(comparison, row))
+        lines.append([mark, f"{name} ({SLOWER})" if row.slower else name, *others])
     return f"{columns(lines, left=4)}\n\n{footnote(comparison, choice)}"
 
 
@@ -76,9 +80,10 @@ def comparison_html(comparison: Comparison, choice: Choice | None = None) -> str
     body = []
     for row in comparison.rows:
         mark = "★ " if choice and row.name == choice.name else "◆ " if row.name in front else ""
+        label = f'<small style="{_LABEL}">{SLOWER}</small>' if row.slower else ""
         cells = "".join(
             f'<td style="{style}{"left" if i < 2 else "right"}" title="{html.escape(cell.note)}">'
-            f"{mark if i == 0 else ''}{html.escape(cell.text)}</td>"
+            f"{mark if i == 0 else ''}{html.escape(cell.text)}{label if i == 0 else ''}</td>"
             for i, cell in enumerate(table_row(comparison, row))
         )
         body.append(f"<tr>{cells}</tr>")

@@ -78,6 +78,11 @@ class SessionRunner:
         return functools.partial(self._session.run, self._outputs, dict(feed))
 
 
+def disabled_optimizers(engine: Engine) -> list[str]:
+    """The optimizers that would turn layers kept in float into INT8 ones, where they are to stay as the model has them."""
+    return ["WeightBiasQuantization"] if engine.options.get("float_layers") == "keep" else []
+
+
 def open_session(
     engine: Engine, *, optimized: Path | None = None, profile: Path | None = None, stream: int | None = None
 ) -> onnxruntime.InferenceSession:
@@ -118,7 +123,9 @@ def open_session(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of is checked right after, and refused in words
-            return ort.InferenceSession(str(engine.path), options, providers=providers)
+            return ort.InferenceSession(
+                str(engine.path), options, providers=providers, disabled_optimizers=disabled_optimizers(engine)
+            )
     except Exception as error:  # onnxruntime raises its own C++ exception classes
         raise _refusal(engine.model.name, f"ONNX Runtime {ort.__version__}", _reason(error)) from error
 

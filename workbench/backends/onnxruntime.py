@@ -40,6 +40,14 @@ class Options:
     spinning: Annotated[
         bool, option("Waiting threads spin: faster alone, slower beside other work.", advanced=True)
     ] = True
+    float_layers: Annotated[
+        Literal["auto", "keep", "quantize"],
+        option(
+            "Float layers between quantized ones: ONNX Runtime computes them in INT8 as well unless told to keep them. "
+            "Auto keeps those that a transform was asked to keep.",
+            advanced=True,
+        ),
+    ] = "auto"
 
 
 def devices() -> tuple[str, ...]:
@@ -58,7 +66,10 @@ def build(model: Model, options: Options, progress: Progress) -> Engine:
             f"This ONNX Runtime has no {options.provider}: it knows {', '.join(devices())}.",
             "Choose one of these, or install the extra that brings it (`gpu` for CUDA and TensorRT).",
         )
-    chosen = {**to_builtins(options), "threads": options.threads or physical_cores()}
+    float_layers = options.float_layers
+    if float_layers == "auto":
+        float_layers = "keep" if any(step.options.get("keep_float") for step in model.history) else "quantize"
+    chosen = {**to_builtins(options), "threads": options.threads or physical_cores(), "float_layers": float_layers}
     return Engine(
         model=model,
         backend="onnxruntime",

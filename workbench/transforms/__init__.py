@@ -15,7 +15,10 @@ from workbench.jobs import Progress, silent
 from workbench.model import Model, Step, read_model
 from workbench.options import make_options, to_builtins
 from workbench.plugins import find_plugin, required_versions
-from workbench.workspace import Workspace, writing
+from workbench.transforms._record import Made, record
+from workbench.workspace import Workspace, read_json, write_json, writing
+
+_NOTES = "notes.json"  # what a transform said, beside the model that it made
 
 
 def transform(
@@ -68,6 +71,8 @@ def transform(
 
     folder = workspace.artifact("models", key, make)
     [path] = folder.glob("*.onnx")
+    if (said := folder / _NOTES).is_file():
+        step = dataclasses.replace(step, notes=read_json(said, tuple[str, ...]))
     made = read_model(path, name=model.name, history=(*model.history, step), source=model.source)
     return dataclasses.replace(made, conversion=model.conversion)
 
@@ -77,7 +82,10 @@ def _apply(name: str, model: Model, options: Any, dataset: Dataset | None, targe
     plugin = find_plugin("transforms", name)
     tempfile.tempdir = str(target.parent)  # what libraries leave behind when they are ended goes with the folder
     with writing(target):
-        plugin.apply(model, options, dataset, target, progress)
+        notes = plugin.apply(model, options, dataset, target, progress)
+        if notes:
+            write_json(target.with_name(_NOTES), notes)
+        record(target, Made(name, to_builtins(options), model.sha256, dataset, required_versions(plugin)))
     _check_same_interface(model, read_model(target), name)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workbench.errors import TransformError
+from workbench.model import Model
+
 if TYPE_CHECKING:
     import onnx
 
@@ -19,6 +22,26 @@ def write_whole(proto: onnx.ModelProto, target: Path) -> None:
         onnx.save(proto, str(target))
     else:
         onnx.save(proto, str(target), save_as_external_data=True, location=f"{target.stem}.data")
+
+
+def refuse_quantized(proto: onnx.ModelProto, model: Model) -> None:
+    """Refuses a model that computes with integers already: rounding a second time only adds error.
+
+    Raises:
+        TransformError: It has nodes that quantize or compute with quantized numbers.
+    """
+    found = sorted({node.op_type for node in proto.graph.node if node.op_type in _INTEGER_OPERATORS})
+    if found:
+        raise TransformError(
+            f"{model.name} is quantized already: it has {', '.join(found)}.",
+            "Start from the float model; to quantize it in another way, apply the other transform to the original.",
+        )
+
+
+_INTEGER_OPERATORS = frozenset(
+    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger "
+    "MatMulNBits QGemm QLinearAdd DynamicQuantizeMatMul MatMulIntegerToFloat QAttention".split()
+)
 
 
 def reason_of(error: Exception) -> str:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.errors import TransformError
 from workbench.model import Model
 from workbench.model_file import read_whole
+from workbench.model_inference import infer
+from workbench.skeleton import read_skeleton
+
+if TYPE_CHECKING:
+    import onnx
+
+_OLDEST_OPSET = 13  # scales per channel
 
 
 def prepare(model: Model, target: Path) -> Path:
@@ -22,9 +30,46 @@ def prepare(model: Model, target: Path) -> Path:
     try:
         quant_pre_process(source, str(target), skip_symbolic_shape=True)
     except Exception as error:  # onnxruntime raises its own C++ exception classes here
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise TransformError(
-            f"onnxruntime cannot prepare {model.name} for quantization: {reason}.",
-            "Check that the model runs as it is, and simplify it or raise its opset if it does.",
-        ) from error
+        raise _unprepared(model, error) from error
     return target
+
+
+def _unprepared(model: Model, error: Exception) -> TransformError:
+    reason = " ".join(str(error).split())[:300].rstrip(".")
+    return TransformError(
+        f"onnxruntime cannot prepare {model.name} for quantization: {reason}.",
+        "Check that the model runs as it is, and simplify it or raise its opset if it does.",
+    )
+
+
+def read_prepared(model: Model, scratch: Path) -> onnx.ModelProto:
+    """The model as quantization wants it: BatchNorm and constants folded, types and shapes of all tensors inferred.
+
+    Args:
+        model: The float model.
+        scratch: A folder for what is written on the way.
+
+    Raises:
+        TransformError: onnxruntime cannot load or optimize the model.
+    """
+    import onnx
+    import onnxruntime
+
+    if model.opset < _OLDEST_OPSET or model.external_files:
+        return onnx.load(str(prepare(model, scratch / "prepared.onnx")))
+    # The same by hand: nothing is read, written or inferred with all of the weights more often than need be.
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path := scratch / "optimized.onnx")
+    try:
+        onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own C++ exception classes
+        raise _unprepared(model, error) from error
+    proto = onnx.load(str(path))
+    named = read_skeleton(path)
+    for node, unique in zip(proto.graph.node, named.graph.node, strict=True):
+        node.name = unique.name
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(infer(named).graph.value_info)
+    return proto

@@ -3,105 +3,172 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from workbench.calibration import Method, Range, Statistics, collect, find_range
 from workbench.dataset import Dataset
-from workbench.errors import DatasetError, TransformError
-from workbench.jobs import Progress
+from workbench.errors import TransformError
+from workbench.jobs import Progress, part_of
 from workbench.model import Model
 from workbench.options import option
-from workbench.transforms._onnxruntime import prepare
+from workbench.transforms._bias import correct_biases, input_axes
+from workbench.transforms._onnx import refuse_quantized, write_whole
+from workbench.transforms._onnxruntime import read_prepared
+from workbench.transforms._qdq import (
+    Marked,
+    Placement,
+    mark,
+    operators_in_float,
+    operators_with_int8,
+    quantize_weights,
+    write,
+)
+
+if TYPE_CHECKING:
+    import onnx
 
 REQUIRES = {"onnxruntime": "cpu", "onnx": "cpu"}
 NEEDS_DATASET = True
 
-_BATCH = 16
+_FEW = 16  # samples; with fewer, the outermost values are a matter of luck
 
 
 @dataclass(frozen=True)
 class Options:
-    """How ranges are found and what is quantized."""
+    """How ranges are found, what is quantized, and for what."""
 
-    samples: Annotated[int, option("Calibration samples to use.", minimum=1, maximum=4096, unit="samples")] = 128
+    target: Annotated[
+        Literal["onnxruntime", "openvino", "tensorrt"],
+        option("What will run it: processors by ONNX Runtime or OpenVINO, or NVIDIA GPUs by TensorRT."),
+    ] = "onnxruntime"
+    samples: Annotated[int, option("Calibration samples to use.", minimum=1, maximum=65536, unit="samples")] = 128
     calibration: Annotated[
-        Literal["minmax", "percentile"],
-        option("How a range follows from the values seen; percentile cuts outliers off."),
+        Method,
+        option(
+            "How a range follows from the values seen: all of them, without the outermost, with the least information "
+            "lost, or with the least squared error."
+        ),
     ] = "minmax"
     percentile: Annotated[
         float, option("Share of values kept, for percentile.", minimum=90, maximum=100, unit="%", advanced=True)
     ] = 99.99
     activations: Annotated[
-        Literal["unsigned", "signed"],
-        option("Unsigned runs fastest on ONNX Runtime's CPU kernels; signed is what TensorRT takes.", advanced=True),
-    ] = "unsigned"
+        Literal["auto", "unsigned", "signed"],
+        option(
+            "Auto takes what the target runs fastest: unsigned on processors (signed takes ONNX Runtime about twice "
+            "the time), signed for TensorRT, which takes nothing else.",
+            advanced=True,
+        ),
+    ] = "auto"
     per_channel: Annotated[bool, option("One scale per output channel of the weights.", advanced=True)] = True
+    bias_correction: Annotated[
+        bool, option("Takes the mean error of rounded weights out of the biases.", advanced=True)
+    ] = False
+    reduce_range: Annotated[
+        bool,
+        option("Weights in 7 bits, for processors without VNNI: their 16-bit sums overflow with 8.", advanced=True),
+    ] = False
     keep_float: Annotated[tuple[str, ...], option("Names of nodes that stay in float.", advanced=True)] = ()
+    operators: Annotated[
+        tuple[str, ...],
+        option("Operator types to quantize; all that have an INT8 form if empty.", example="Conv", advanced=True),
+    ] = ()
 
 
-def apply(model: Model, options: Options, dataset: Dataset, target: Path, progress: Progress) -> None:
-    """Writes the model with Q/DQ nodes around what runs in INT8 (onnxruntime's `quantize_static`)."""
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+def apply(model: Model, options: Options, dataset: Dataset, target: Path, progress: Progress) -> tuple[str, ...]:
+    """Writes the model with Q/DQ nodes around what runs in INT8.
 
-    progress(0.05, "preparing the graph")
+    Returns:
+        What the user should know of it.
+
+    Raises:
+        TransformError: It is quantized already, options contradict each other, or nothing can be quantized.
+        DatasetError: There are too few samples, or they lead to NaN or infinite values.
+    """
+    progress(0.02, "preparing the graph")
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        prepared = prepare(model, Path(scratch) / "prepared.onnx")
-        names = {node.name for node in onnx.load(str(prepared), load_external_data=False).graph.node}
-        if unknown := sorted(set(options.keep_float) - names):
-            raise TransformError(
-                f"{model.name} has no node named {', '.join(repr(name) for name in unknown)} to keep in float.",
-                "Names are those of the graph after BatchNorm folding; the graph panel shows them.",
-            )
-        unsigned = options.activations == "unsigned"
-        reader = _Reader(*_whole_batches(dataset.take(options.samples), model), progress)
-        quantize_static(
-            str(prepared),
-            str(target),
-            reader,
-            quant_format=QuantFormat.QDQ,
-            per_channel=options.per_channel,
-            activation_type=QuantType.QUInt8 if unsigned else QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(options.keep_float),
-            calibrate_method=CalibrationMethod.MinMax
-            if options.calibration == "minmax"
-            else CalibrationMethod.Percentile,
-            extra_options={"ActivationSymmetric": not unsigned, "CalibPercentile": options.percentile},
+        proto = read_prepared(model, Path(scratch))
+    refuse_quantized(proto, model)
+    placement = _placement(model, proto, options)
+    marked = mark(proto, placement)
+    if not marked.weights:
+        raise TransformError(
+            f"{model.name} has no layer with weights that could run in INT8.",
+            "Check `operators` and `keep_float`; models without convolutions and matrix products gain nothing.",
         )
+    axes = input_axes(proto, marked.weights) if options.bias_correction else {}
+    samples = dataset.take(options.samples)
+    found = collect(
+        proto,
+        marked.activations,
+        samples,
+        bins=options.calibration != "minmax",
+        channels=axes,
+        progress=part_of(progress, 0.1, 0.8, "calibrating: "),
+    )
+    progress(0.85, "writing the model")
+    ranges = {
+        name: find_range(one.histogram, options.calibration, percentile=options.percentile, symmetric=placement.signed)
+        for name, one in found.items()
+    }
+    write_whole(_quantized(proto, placement, marked, ranges, found), target)
+    return _notes(proto, placement, found, len(samples))
 
 
-class _Reader:
-    """Hands the samples to onnxruntime's calibrator batch by batch; it takes any object with `get_next`."""
-
-    def __init__(self, dataset: Dataset, batch: int, progress: Progress) -> None:
-        self._dataset, self._progress = dataset, progress
-        self._batches: Iterator[dict[str, Any]] = dataset.batches(batch)
-        self._seen = 0
-
-    def get_next(self) -> dict[str, Any] | None:
-        total = len(self._dataset)
-        self._progress(0.1 + 0.7 * self._seen / total, f"calibrating {self._seen}/{total}")
-        feed = next(self._batches, None)
-        if feed is not None:
-            self._seen += len(next(iter(feed.values())))
-        else:
-            self._progress(0.85, "writing the model")
-        return feed
-
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """Asked for by the strided calibrators, which are not used."""
-
-
-def _whole_batches(dataset: Dataset, model: Model) -> tuple[Dataset, int]:
-    """Samples and batch size without a shorter last batch, which the calibrators cannot take."""
-    count = len(dataset)
-    batch = model.fixed_batch or next(size for size in range(min(_BATCH, count), 0, -1) if count % size == 0)
-    if count < batch:
-        raise DatasetError(
-            f"{dataset.name} has {count} samples to calibrate with, and {model.name} takes {batch} at a time.",
-            "Give more samples, or export the model with a dynamic batch.",
+def _placement(model: Model, proto: onnx.ModelProto, options: Options) -> Placement:
+    known = operators_with_int8()
+    if unknown := sorted(set(options.operators) - set(known)):
+        raise TransformError(
+            f"The quantizer has no INT8 form for {', '.join(unknown)}.", f"It has one for: {', '.join(known)}."
         )
-    return dataset.take(count // batch * batch), batch
+    if missing := sorted(set(options.keep_float) - {node.name for node in proto.graph.node}):
+        raise TransformError(
+            f"{model.name} has no node named {', '.join(map(repr, missing))} to keep in float.",
+            "Names are those of the graph after BatchNorm folding; the graph panel shows them.",
+        )
+    if options.target == "tensorrt" and options.activations == "unsigned":
+        raise TransformError(
+            "TensorRT takes signed, symmetric activations only, and unsigned ones were asked for.",
+            "Leave `activations` on auto, or choose another target.",
+        )
+    tensorrt = options.target == "tensorrt"
+    return Placement(
+        operators=options.operators or known,
+        signed=tensorrt or options.activations == "signed",
+        quantize_bias=not tensorrt,  # its parser refuses INT32 biases
+        per_channel=options.per_channel,
+        weight_levels=63 if options.reduce_range else 127,
+        keep_float=options.keep_float,
+    )
+
+
+def _quantized(
+    proto: onnx.ModelProto,
+    placement: Placement,
+    marked: Marked,
+    ranges: Mapping[str, Range],
+    found: Mapping[str, Statistics],
+) -> onnx.ModelProto:
+    changes = quantize_weights(proto, marked.weights, placement, ranges)
+    correct_biases(proto, marked.weights, changes, found)
+    return write(proto, placement, ranges)
+
+
+def _notes(
+    proto: onnx.ModelProto, placement: Placement, found: Mapping[str, Statistics], samples: int
+) -> tuple[str, ...]:
+    notes = []
+    if left := [name for name in operators_in_float(proto, placement.operators) if name not in _ADDED]:
+        notes.append(f"In float, as the quantizer has no INT8 form for them or was not asked to: {', '.join(left)}.")
+    if samples < _FEW:
+        notes.append(f"Only {samples} calibration samples: ranges may be too narrow for other inputs.")
+    if constant := [name for name, one in found.items() if one.histogram.low == one.histogram.high]:
+        named = ", ".join(constant[:3]) + (f" and {len(constant) - 3} more" if len(constant) > 3 else "")
+        notes.append(f"The same value on every sample: {named}; check that the samples are typical.")
+    return tuple(notes)
+
+
+_ADDED = ("QuantizeLinear", "DequantizeLinear")

@@ -98,6 +98,7 @@ def _config(contents: Contents, options: Options) -> dict[str, Any]:
         "outputs": [_declared(spec) for spec in engine.model.outputs],
         "provider": engine.device,
         "threads": engine.options["threads"],
+        "keep_float_layers": engine.options["float_layers"] == "keep",
         "limits": {
             "body_bytes": int(options.body_megabytes * 1e6),
             "queue": options.queue,

@@ -49,6 +49,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: list[Tensor]
     provider: str
     threads: Positive
+    keep_float_layers: bool
     limits: Limits
 
 
@@ -89,7 +90,11 @@ class Runner:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must cost nothing
         try:
             with warnings.catch_warnings(action="ignore"):  # a missing provider only warns; it is refused below
-                self._session = ort.InferenceSession(folder / config.model, options, providers=[config.provider])
+                # This optimizer computes float layers between quantized ones in INT8 as well.
+                unwanted = ["WeightBiasQuantization"] if config.keep_float_layers else []
+                self._session = ort.InferenceSession(
+                    folder / config.model, options, providers=[config.provider], disabled_optimizers=unwanted
+                )
         except Exception as error:
             raise CannotStart(f"{config.model} cannot be loaded: {error}.") from None
         self._check(config)

@@ -73,7 +73,7 @@ def candidate(**values: Any) -> dict[str, Any]:
         (changed(gates={"max_p50": 1}), ["gates has no option 'max_p50'", "Did you mean 'max_p50_ms'?"]),
         (candidate(transforms=["quantise_static"]), ["no 'quantise_static'", "Did you mean 'quantize_static'?"]),
         (candidate(transforms=[{"float16": {"keep": []}}]), ["int8: float16 has no option 'keep'", "keep_float"]),
-        (candidate(transforms=[{"quantize_static": {"samples": 0}}]), ["samples = 0", "from 1 to 4096 samples"]),
+        (candidate(transforms=[{"quantize_static": {"samples": 0}}]), ["samples = 0", "from 1 to 65536 samples"]),
         (candidate(transforms=[{"a": {}, "b": {}}]), ["names 2 transforms: a, b"]),
         (candidate(transforms=[3]), ["candidates[0].transforms[0] = 3"]),
         (candidate(backend="onnxruntim"), ["no 'onnxruntim'", "Did you mean 'onnxruntime'?"]),

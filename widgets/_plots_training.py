@@ -8,18 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, LegendItem, LogTickFormatter, Span
+from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, LegendItem, LogTickFormatter
 from bokeh.models.layouts import LayoutDOM
 
 from widgets._plots import GREY, add_legend, candidate_color, new_figure
 from workbench.training import Epoch
 
-_PARTS = {
-    "loss": "whole loss",
-    "teacher_loss": "from the teacher",
-    "label_loss": "from labels",
-    "feature_loss": "features",
-}
+_PARTS = {"loss": "whole", "teacher_loss": "teacher", "label_loss": "labels", "feature_loss": "features"}
 _HEIGHT = 260  # pixels
 
 
@@ -49,7 +44,7 @@ class TrainingPlot:
         self._best = ColumnDataSource({"number": [], "score": []})
         self._parts: dict[str, LegendItem] = {}
         epochs = DataRange1d(start=0.5, range_padding=0.05)
-        self._teacher = Span(location=None, dimension="width", line_color=GREY, line_dash="dashed", line_width=2)
+        self._teacher = ColumnDataSource({"number": [], "score": []})
         self.layout: LayoutDOM = column(
             [self._draw_score(epochs), self._draw_loss(epochs)], sizing_mode="stretch_width"
         )
@@ -67,7 +62,8 @@ class TrainingPlot:
         self._name_parts()
         self._mark(best_epoch(epochs))
         if teacher_score is not None and not math.isnan(teacher_score):
-            self._teacher.location = 100 * teacher_score
+            ends = [1, max((epoch.number for epoch in epochs), default=1)]
+            self._teacher.data = {"number": ends, "score": [100 * teacher_score] * 2}
 
     def _mark(self, best: Epoch | None) -> None:
         self._best.data = (
@@ -82,15 +78,12 @@ class TrainingPlot:
     def _draw_score(self, epochs: DataRange1d) -> Any:
         plot = new_figure("Validation score", "epoch", "score (%)", height=_HEIGHT, x_range=epochs)
         plot.xaxis.ticker.min_interval = 1
-        plot.add_layout(self._teacher)
+        teacher = plot.line("number", "score", source=self._teacher, color=GREY, line_dash="dashed", line_width=2)
         line = plot.line("number", "score", source=self._epochs, color=candidate_color(0), line_width=2)
         points = plot.scatter("number", "score", source=self._epochs, color=candidate_color(0), size=6)
         best = plot.scatter(
             "number", "score", source=self._best, size=18, marker="star", fill_color=None, line_color=GREY, line_width=2
         )
-        teacher = plot.line(
-            [math.nan], [math.nan], color=GREY, line_dash="dashed", line_width=2
-        )  # what the legend shows of the span
         names = {"student": [line, points], "best epoch": [best], "teacher": [teacher]}
         add_legend(plot, [LegendItem(label=name, renderers=drawn) for name, drawn in names.items()])
         tips = [("epoch", "@number, @seconds{0.0} s"), ("score", "@score{0.00} %"), ("loss", "@loss{0.0000}")]

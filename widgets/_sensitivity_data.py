@@ -47,23 +47,24 @@ def list_entries(sensitivity: Sensitivity | None, times: Times) -> list[Entry]:
 
 def table_rows(entries: Sequence[Entry], samples: int) -> list[dict[str, Any]]:
     """Rows of a `ResultTable` under `HEADINGS`."""
+    digits, names = _digits(entries), shortened([entry.layer.name for entry in entries], 36)
     noises = [_amplitude(entry.layer.only_sqnr_db) for entry in entries]
     loudest = max(noises, default=0.0) or 1.0
     return [
         {
             "name": entry.layer.name,
             "cells": [
-                _cell(entry.layer.name, entry.layer.name),
+                {**_cell(short, entry.layer.name), "note": entry.layer.name},
                 _cell(entry.layer.op_type, entry.layer.op_type),
                 _cell(format_db(entry.layer.local_sqnr_db), _finite(entry.layer.local_sqnr_db)),
                 _cell(format_db(entry.layer.only_sqnr_db), _finite(entry.layer.only_sqnr_db), noise / loudest),
                 _cell(format_points(entry.layer.only_drop, samples), _finite(entry.layer.only_drop)),
-                _cell(format_ms(entry.float_ms), _finite(entry.float_ms)),
-                _cell(format_ms(entry.int8_ms), _finite(entry.int8_ms)),
-                _cell(format_cost(entry.cost_ms), _finite(entry.cost_ms)),
+                _cell(_fixed(entry.float_ms, digits), _finite(entry.float_ms)),
+                _cell(_fixed(entry.int8_ms, digits), _finite(entry.int8_ms)),
+                _cell(format_cost(entry.cost_ms, digits), _finite(entry.cost_ms)),
             ],
         }
-        for entry, noise in zip(entries, noises, strict=True)
+        for entry, noise, short in zip(entries, noises, names, strict=True)
     ]
 
 
@@ -78,7 +79,7 @@ def plot_data(entries: Sequence[Entry], kept: Collection[str], labelled: int = 5
         "sqnr": [entry.layer.only_sqnr_db for entry in drawn],
         "float": [format_ms(entry.float_ms) for entry in drawn],
         "int8": [format_ms(entry.int8_ms) for entry in drawn],
-        "label": [short if number < labelled else "" for number, short in enumerate(_shortened(names))],
+        "label": [short if number < labelled else "" for number, short in enumerate(shortened(names, 24))],
         "align": ["right" if right else "left" for right in _right_half(drawn)],
         "offset": [-10 if right else 10 for right in _right_half(drawn)],
         "kept": [name in kept for name in names],
@@ -124,10 +125,10 @@ def budget_words(result: BudgetResult) -> str:
         f"In float: {kept}; together {format_cost(cost)} ms an inference." if kept else "Nothing stays in float."
     )
     if result.holds:
-        head = f"The budget holds: {lost} of at most {result.max_drop:g} points of {result.metric} lost; {tried}."
+        head = f"✓ The budget holds: {lost} of at most {result.max_drop:g} points of {result.metric} lost; {tried}."
         return f"{head}\n{float_words}"
     return (
-        f"The budget cannot be kept: the nearest loses {lost} points of {result.metric}, and at most "
+        f"✗ The budget cannot be kept: the nearest loses {lost} points of {result.metric}, and at most "
         f"{result.max_drop:g} may be lost; {tried}.\n{float_words} No variant was made. Raise the budget, allow more "
         "models, calibrate on more samples, or train after compression."
     )
@@ -147,14 +148,25 @@ def format_points(value: float | None, samples: int) -> str:
     return f"{value + 0.0:.{1 if samples < 1000 else 2}f}".replace("-", "−").replace("−0.0", "0.0")
 
 
-def format_cost(value: float | None) -> str:
+def format_cost(value: float | None, digits: int | None = None) -> str:
     """A difference of times in ms with its sign."""
     if value is None:
         return "–"
-    return f"{'−' if value < 0 else '+'}{format_ms(abs(value))}"
+    text = format_ms(abs(value)) if digits is None else _fixed(abs(value), digits)
+    return f"{'−' if value < 0 else '+'}{text}"
 
 
-def _shortened(names: Sequence[str], longest: int = 24) -> list[str]:
+def _digits(entries: Sequence[Entry]) -> int:
+    """Digits behind the point that give the longest of all times three that count: a column has the same everywhere."""
+    longest = max((max(entry.float_ms or 0, entry.int8_ms or 0) for entry in entries), default=0.0)
+    return min(4, len(format_ms(longest).partition(".")[2]))
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def shortened(names: Sequence[str], longest: int) -> list[str]:
     """Names without the folders at the beginning that all share, and of long ones the end."""
     parts = [name.split("/") for name in names]
     shared = 0

@@ -31,6 +31,7 @@ const STYLE = `
   box-shadow: inset 0 -1px var(--jp-border-color2, currentColor); }
 @container (max-width: 800px) {
   .wb-table th button, .wb-table td { padding: 5px 6px; }
+  .wb-table th:not(.left) button { white-space: normal; }
   .wb-table td:not(.left) { white-space: normal; }
 }`;
 

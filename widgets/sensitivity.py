@@ -1,8 +1,8 @@
-"""The Sensitivity panel: which layers suffer from INT8, what float costs there, and variants that keep some in float."""
+"""The Sensitivity panel: which layers suffer from INT8, what float costs there, and variants that keep some."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,14 @@ import yaml
 from widgets import _markup
 from widgets._bokeh import BokehPane
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm, changed_options
+from widgets._layer_times import time_layers
 from widgets._panel import Panel, Work
 from widgets._plots_sensitivity import layers_of, sensitivity_figure
 from widgets._sensitivity_data import (
     HEADINGS,
     NOTES,
     Entry,
+    Times,
     budget_words,
     kept_words,
     list_entries,
@@ -26,13 +28,13 @@ from widgets._sensitivity_data import (
     table_rows,
 )
 from widgets._table import ResultTable
-from workbench.backends import build_engine
 from workbench.budget import BudgetOptions, BudgetResult, quantize_within_budget
 from workbench.comparison import ORIGINAL
 from workbench.dataset import Dataset
 from workbench.errors import DatasetError, ModelError
 from workbench.jobs import Progress, part_of
-from workbench.measure.profile import can_profile, profile_layers
+from workbench.measure.accuracy import AccuracyOptions
+from workbench.measure.profile import ProfileOptions, can_profile
 from workbench.model import Model
 from workbench.plugins import find_plugin, list_plugins
 from workbench.sensitivity import Sensitivity as Measured
@@ -48,7 +50,7 @@ class _Looked:
     """What one look gave: the layers, their times by node, and the model that keeps a budget if that was asked."""
 
     sensitivity: Measured
-    times: dict[str, tuple[float | None, float | None]]
+    times: Times
     budget: BudgetResult | None = None
 
 
@@ -81,6 +83,7 @@ class Sensitivity(Panel):
         self.backend = w.Dropdown(
             description="Times on", options=names, style=LABEL_STYLE, layout=w.Layout(width=FIELD_WIDTH)
         )
+        self.timing = OptionsForm(ProfileOptions)
         self.limits = OptionsForm(BudgetOptions)
         self.keep_budget = w.Button(description="Keep the budget", icon="balance-scale", tooltip="Chooses the layers")
         self.requantize = w.Button(
@@ -102,6 +105,7 @@ class Sensitivity(Panel):
                 w.HTML(_markup.group("Look")),
                 self.options,
                 self.backend,
+                w.Accordion([self.timing], titles=("Timing",), selected_index=None),
                 w.HTML(_markup.group("Accuracy budget")),
                 self.limits,
                 budgeting,
@@ -111,12 +115,13 @@ class Sensitivity(Panel):
         super().__init__(form, w.VBox([self._empty, self._verdict, self.plot]), self._below, **traits)
         self._join()
         self._draw()
+        self._show_budget()
 
     def _join(self) -> None:
         self.requantize.on_click(lambda _: self.start(self.prepare_variant))
         self.keep_budget.on_click(lambda _: self.start(self.prepare_budget))
-        t.link((self.table, "ticked"), (self, "kept"))
-        t.link((self.table, "selected"), (self, "selected_node"))
+        t.link((self, "kept"), (self.table, "ticked"))
+        t.link((self, "selected_node"), (self.table, "selected"))
         self.observe(self.guard(self._draw), ("sensitivity", "times"))
         self.observe(self.guard(self._show_kept), "kept")
         self.observe(self.guard(self._show_budget), "budget")
@@ -125,58 +130,46 @@ class Sensitivity(Panel):
 
     def prepare(self) -> Work:
         """Reads the form for looking at every layer."""
-        model, calibration, evaluation = self._given()
-        quantization, options, accuracy = self._options(), self.options.values, self.accuracy
-        backend = self.backend.value
+        data, look, accuracy = self._given(), self.options.values, self.accuracy
+        quantization, time = self.quantization.changed(), self._prepare_times()
 
         def work(progress: Progress) -> _Looked:
             space = self.open_workspace()
-            found = measure_sensitivity(
-                model,
-                calibration,
-                evaluation,
-                quantization,
-                options,
-                accuracy=accuracy,
-                workspace=space,
-                progress=part_of(progress, 0.0, 0.7),
-            )
-            rest = part_of(progress, 0.7, 1.0)
-            return _Looked(found, self._time(model, calibration, evaluation, quantization, backend, rest))
+            report = part_of(progress, 0.0, 0.6)
+            found = measure_sensitivity(*data, quantization, look, accuracy=accuracy, workspace=space, progress=report)
+            return _Looked(found, time(part_of(progress, 0.6, 1.0)))
 
         return work
 
     def prepare_budget(self) -> Work:
         """Reads the form for keeping an accuracy budget."""
-        model, calibration, evaluation = self._given()
-        if evaluation.labels is None:
-            raise DatasetError("An accuracy budget needs labels.", "Load evaluation samples with labels.")
-        quantization, limits, accuracy = self._options(), self.limits.values, self.accuracy
-        backend = self.backend.value
+        data, limits, accuracy = self._given(), self.limits.values, self.accuracy
+        backend, quantization, time = self.backend.value, self.quantization.changed(), self._prepare_times()
 
         def work(progress: Progress) -> _Looked:
-            space = self.open_workspace()
-            result = quantize_within_budget(
-                model,
-                calibration,
-                evaluation,
-                quantization,
-                limits,
-                backend=backend,
-                accuracy=accuracy,
-                workspace=space,
-                progress=part_of(progress, 0.0, 0.9),
-            )
-            rest = part_of(progress, 0.9, 1.0)
-            times = self._time(model, calibration, evaluation, quantization, backend, rest)
-            return _Looked(result.sensitivity, times, result)
+            options = {"backend": backend, "accuracy": accuracy, "workspace": self.open_workspace()}
+            report = part_of(progress, 0.0, 0.8)
+            result = quantize_within_budget(*data, quantization, limits, **options, progress=report)
+            return _Looked(result.sensitivity, time(part_of(progress, 0.8, 1.0)), result)
 
         return work
+
+    def _prepare_times(self) -> Callable[[Progress], Times]:
+        """Reads the form for timing every layer in float and in INT8."""
+        model, calibration, evaluation = self._given()
+        quantization, backend, options = self.quantization.changed(), self.backend.value, self.timing.values
+
+        def time(progress: Progress) -> Times:
+            space, making = self.open_workspace(), part_of(progress, 0.0, 0.1)
+            int8 = transform(model, _QUANTIZER, quantization, dataset=calibration, workspace=space, progress=making)
+            return time_layers((model, int8), backend, options, evaluation, space, part_of(progress, 0.1, 1.0))
+
+        return time
 
     def prepare_variant(self) -> Work:
         """Reads which layers are ticked, for the model that keeps them in float."""
         model, calibration, _ = self._given()
-        options, name = {**self._options(), "keep_float": list(self.kept)}, self._free_name(len(self.kept))
+        options, name = {**self.quantization.changed(), "keep_float": list(self.kept)}, self._free_name(len(self.kept))
 
         def work(progress: Progress) -> tuple[str, Model]:
             space = self.open_workspace()
@@ -189,9 +182,9 @@ class Sensitivity(Panel):
         if not isinstance(result, _Looked):
             self.variants = (*self.variants, result)
             return
-        with self.hold_trait_notifications():
-            self.sensitivity, self.times = result.sensitivity, result.times
-        self.budget = result.budget
+        self.times, self.sensitivity, self.budget = result.times, result.sensitivity, result.budget
+        known = {layer.name for layer in result.sensitivity.layers}
+        self.kept = [name for name in self.kept if name in known]
         if result.budget is not None:
             self.kept = [layer.name for layer in result.budget.kept]
             if result.budget.holds:
@@ -200,7 +193,8 @@ class Sensitivity(Panel):
     def code(self) -> tuple[str, str]:
         """Looking, keeping a budget and the variant with the ticked layers: as Python, and as a recipe's candidate."""
         quantization, options, limits = self.quantization.changed(), self.options.changed(), self.limits.changed()
-        accuracy = f", accuracy={self.accuracy!r}" if self.accuracy else ""
+        scoring = {} if self.accuracy is None else changed_options(AccuracyOptions, self.accuracy)
+        accuracy = f", accuracy={scoring!r}" if scoring else ""
         data = f"model, calibration, evaluation, {quantization!r}"
         name, chosen = _name(len(self.kept)), {**quantization, **({"keep_float": list(self.kept)} if self.kept else {})}
         lines = [
@@ -236,29 +230,6 @@ class Sensitivity(Panel):
                 raise DatasetError(f"There are no samples {what}.", "Load some with the model.")
         return self.model, self.calibration, self.evaluation
 
-    def _options(self) -> dict[str, Any]:
-        return changed_options(find_plugin("transforms", _QUANTIZER).Options, self.quantization.values)
-
-    def _time(
-        self,
-        model: Model,
-        calibration: Dataset,
-        evaluation: Dataset,
-        quantization: dict[str, Any],
-        backend: str,
-        progress: Progress,
-    ) -> dict[str, tuple[float | None, float | None]]:
-        """Times of every node in float and in INT8: profiles that the workspace keeps."""
-        space = self.open_workspace()
-        made = part_of(progress, 0.0, 0.2)
-        int8 = transform(model, _QUANTIZER, quantization, dataset=calibration, workspace=space, progress=made)
-        profiles = [
-            profile_layers(build_engine(each, backend), dataset=evaluation, workspace=space, progress=report)
-            for each, report in ((model, part_of(progress, 0.2, 0.6)), (int8, part_of(progress, 0.6, 1.0)))
-        ]
-        before, after = (profile.node_ms for profile in profiles)
-        return {name: (before.get(name), after.get(name)) for name in {**before, **after}}
-
     def _free_name(self, kept: int) -> str:
         taken = {ORIGINAL, *(name for name, _ in self.variants)}
         wanted = _name(kept)
@@ -268,6 +239,7 @@ class Sensitivity(Panel):
     def _forget(self) -> None:
         """Another model: what was found belongs to the one before."""
         self.sensitivity, self.times, self.budget, self.kept = None, {}, None, []
+        self._draw()
 
     def _enable(self) -> None:
         busy = self.state == "running"

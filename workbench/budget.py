@@ -89,6 +89,7 @@ def quantize_within_budget(
     quantization: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | BudgetOptions | None = None,
     *,
+    sensitivity: Mapping[str, Any] | SensitivityOptions | None = None,
     backend: str = "onnxruntime",
     backend_options: Mapping[str, Any] | None = None,
     accuracy: Mapping[str, Any] | AccuracyOptions | None = None,
@@ -97,16 +98,55 @@ def quantize_within_budget(
 ) -> BudgetResult:
     """Keeps layers in float, those first that hurt most for the milliseconds they cost, until the budget holds.
 
+    The layers are put in an order by the noise that quantizing each alone brings into the output, for each millisecond
+    that it saves; a layer that saves none comes first. How many of them must stay in float is found by doubling and
+    then halving, and those that turn out not to be needed are given back. Every model on the way is really quantized,
+    and scored on the backend on all evaluation samples.
+
     Args:
         model: The float model.
         calibration: Samples that set ranges.
-        evaluation: Samples with labels that are scored.
+        evaluation: Samples that are scored; without labels, by how often they are predicted as by the float model.
         quantization: Options of quantize_static; its `keep_float` layers are kept in any case.
         options: Fields of `BudgetOptions`.
-        backend: What runs the model, for the times of layers.
+        sensitivity: Fields of `SensitivityOptions`.
+        backend: What runs the model, for its scores and the times of its layers.
         backend_options: Options of that backend.
         accuracy: What the model is for.
         workspace: Where models and results are kept.
         progress: Called with the share done and a short text; may raise to cancel.
+
+    Raises:
+        TransformError: The model cannot be quantized.
+        DatasetError: Samples or labels do not fit.
+        OptionsError: An option does not exist or has a value it cannot have.
+        ModelError: The backend refuses a model, or the float model gives NaN or infinite values.
     """
-    raise NotImplementedError
+    checked = make_options(BudgetOptions, options, "quantize_within_budget")
+    workspace = workspace or Workspace()
+    search = _Search(
+        model, calibration, evaluation, dict(quantization or {}), checked, backend, dict(backend_options or {}),
+        accuracy_options(accuracy, None), workspace, part_of(progress, 0.6, 1.0),
+    )
+    found: Sensitivity | None = None
+    order: tuple[KeptLayer, ...] = ()
+    search.start(part_of(progress, 0.0, 0.15))
+    if not search.holds(()):
+        found = measure_sensitivity(
+            model, calibration, evaluation, quantization, sensitivity,
+            accuracy=search.scoring, workspace=workspace, progress=part_of(progress, 0.15, 0.5),
+        )
+        order = _in_order(found, search.layer_times(part_of(progress, 0.5, 0.6)))
+        search.run([layer.name for layer in order], most=_most_kept(order, found))
+    best = search.best()
+    return BudgetResult(
+        model=search.made[best.kept],
+        holds=best.drop <= checked.max_drop + _ROUNDING,
+        drop=best.drop,
+        max_drop=checked.max_drop,
+        metric=search.metric,
+        samples=len(evaluation),
+        kept=tuple(layer for layer in order if layer.name in best.kept),
+        trials=tuple(search.trials.values()),
+        sensitivity=found,
+    )

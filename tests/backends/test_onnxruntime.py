@@ -31,6 +31,7 @@ def test_an_engine_tells_what_decides_its_result(tiny: Model) -> None:
         "threads": 1,
         "graph_level": "all",
         "spinning": True,
+        "float_layers": "quantize",
     }
     assert engine.versions == {"onnxruntime": onnxruntime.__version__}
 

@@ -79,8 +79,9 @@ def quantized(
         "signed": made("quantize_static", activations="signed"),
         "dynamic": made("quantize_dynamic", convolutions=True),
         "partly": made("quantize_static", keep_float=STRETCH),
-        "single": made("quantize_static", keep_float=STRETCH[:1]),
+        "kept": made("quantize_static", keep_float=STRETCH[:1]),
     }
+    engines["single"] = build_engine(engines["kept"].model, options={**ONE_THREAD, "float_layers": "quantize"})
     return in_context(engines, evaluation)
 
 

@@ -95,7 +95,9 @@ def test_a_single_layer_kept_in_float_is_quantized_all_the_same(quantized: Mappi
     [finding] = found(unasked_int8, quantized["single"])
 
     assert finding.nodes == ("residual/first/conv",)
-    assert found(unasked_int8, quantized["partly"]) == []
+    assert finding.step is not None
+    assert "float_layers" not in finding.step["options"]  # it is kept unless asked otherwise
+    assert found(unasked_int8, quantized["kept"]) == found(unasked_int8, quantized["partly"]) == []
     assert found(float_layers, quantized["single"]) == []
 
 

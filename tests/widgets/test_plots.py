@@ -75,7 +75,7 @@ def test_speed_ups_are_those_of_the_rows_without_the_original(comparison: Compar
     assert data["name"] == ["candidate 1", "candidate 2"]
     assert data["x"] == pytest.approx([3, 0.5])
     assert all(low < value < high for low, value, high in zip(data["x_low"], data["x"], data["x_high"], strict=True))
-    assert data["text"] == ["3.00 ×", "0.50 ×"]
+    assert data["text"] == ["3.00 ×", "0.50 ×, slower"]
 
 
 def test_an_original_alone_can_be_drawn(digits: Model) -> None:

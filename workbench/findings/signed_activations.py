@@ -36,7 +36,7 @@ def find(context: Context) -> Iterator[Finding]:
         why="Processors multiply unsigned by signed bytes in one instruction, not signed by signed. And symmetric "
         "signed ranges do not cut at zero as a Relu does, so each Relu stays between a convolution and the next, in "
         "float. Signed types are onnxruntime's own default; TensorRT needs them, ONNX Runtime does not.",
-        remedy="Quantize with unsigned activations: quantize_static with activations='unsigned', its default here.",
+        remedy="Quantize with unsigned activations: quantize_static's default for ONNX Runtime.",
         step=trial.step,
         nodes=tuple(signed),
     )

@@ -76,9 +76,14 @@ def try_options(context: Context, title: str, changes: Mapping[str, Any]) -> Tri
     """
     engine = context.row.candidate.engine
     changed = build_engine(engine.model, engine.backend, {**engine.options, **changes})
-    steps = own_steps(context)
-    step = None if steps is None else _as_step(context, title, steps, changed)
-    return _measure(context, changed, step)
+    return _measure(context, changed, with_options(context, title, changes))
+
+
+def with_options(context: Context, title: str, changes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The candidate with other options of its backend, as a recipe has it; None if no recipe makes its model."""
+    engine, steps = context.row.candidate.engine, own_steps(context)
+    changed = build_engine(engine.model, engine.backend, {**engine.options, **changes})
+    return None if steps is None else _as_step(context, title, steps, changed)
 
 
 def try_static_quantization(context: Context) -> Trial | None:
@@ -178,8 +183,9 @@ def _static_steps(context: Context) -> list[Step] | None:
     usual = to_builtins(find_plugin("transforms", "quantize_static").Options())
     given = next((step.options for step in own if step.transform == "quantize_static"), {})
     steps = [step for step in own if not step.transform.startswith("quantize")]
-    steps.append(Step("quantize_static", {**usual, **given, "activations": "unsigned"}))
-    return None if steps == list(own) else steps
+    steps.append(Step("quantize_static", {**usual, **given, "activations": "auto", "target": usual["target"]}))
+    same = [(step.transform, step.options) for step in steps] == [(step.transform, step.options) for step in own]
+    return None if same else steps
 
 
 def _step_entry(step: Step) -> str | dict[str, Any]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from workbench.findings.context import Context, Finding, is_float, is_integer
+from workbench.findings.trials import with_options
 from workbench.findings.words import are, count_of, in_ms, in_percent, name_some
 from workbench.measure.profile import ProfiledLayer
 
 
 def find(context: Context) -> Iterator[Finding]:
     """Looks for products that are float in the graph and integer in what runs."""
+    if context.row.candidate.engine.backend != "onnxruntime":
+        return
     layers = [entry for entry in context.profile.layers if _is_unasked(context, entry)]
     if not layers:
         return
@@ -25,8 +28,8 @@ def find(context: Context) -> Iterator[Finding]:
         milliseconds=spent,
         why="ONNX Runtime quantizes the weights of a product itself (its optimization WeightBiasQuantization) where a "
         "DequantizeLinear stands before it and a QuantizeLinear behind it: a single layer does not stay in float.",
-        remedy="To have it in float, keep a neighbour in float as well (quantize_static's keep_float), so that the "
-        "tensor between the two is not quantized.",
+        remedy="To have it in float, open the model with the backend's option `float_layers` on `keep`.",
+        step=with_options(context, "float layers kept", {"float_layers": "keep"}),
         nodes=nodes,
     )
 

@@ -194,10 +194,9 @@ def _find_trials(
         keep(*event)
         trials.update([event])
 
-    kept = made.history[-1].options["keep_float"]
     with (
         tempfile.TemporaryDirectory(prefix=f"{os.getpid()}-", dir=workspace.root / "tmp") as scratch,
-        Worker(serve, model, made.path, kept, samples, scoring, Path(scratch)) as worker,
+        Worker(serve, model, made, samples, scoring, Path(scratch)) as worker,
     ):
         if base is None:
             worker.send(None)

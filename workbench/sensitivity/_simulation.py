@@ -1,8 +1,8 @@
 """Runs a float model with any choice of its layers quantized, and computes again only what a choice changes.
 
-The graph is cut in front of each layer. A piece is compiled once for each set of its tensors that is rounded, when it is
-first needed; integers are simulated by rounded floats, so a result differs from the real INT8 model's by what the
-rounding of its sums does.
+The graph is cut in front of each layer. A piece is compiled once for each set of its tensors that is rounded, when it
+is first needed. Rounded floats stand for integers, with the ranges of the model in which every layer is quantized: a
+result differs from the real INT8 model's only where a sum falls on the other side of a step.
 """
 
 from __future__ import annotations
@@ -232,6 +232,9 @@ def _add_rounding(
     """Adds what makes `name` of its exact value, all under names of its own."""
     import onnx
 
+    if not rounding.nodes:
+        constants.append(_renamed(rounding.constants[0], name))
+        return
     stored = {tensor.name for tensor in rounding.constants}
     constants.extend(_renamed(tensor, f"{name}//{tensor.name}") for tensor in rounding.constants)
     for node in rounding.nodes:

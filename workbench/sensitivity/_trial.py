@@ -74,8 +74,7 @@ def decibel(signal: float, noise: float) -> float:
 def serve(
     channel: Connection,
     model: Model,
-    quantized: Path,
-    kept: Sequence[str],
+    quantized: Model,
     samples: Dataset,
     scoring: AccuracyOptions,
     scratch: Path,
@@ -86,7 +85,6 @@ def serve(
         channel: Where it is asked.
         model: The float model.
         quantized: What quantize_static made of it.
-        kept: Nodes that it was told to keep in float.
         samples: Evaluation samples.
         scoring: What the model is for.
         scratch: A folder for what is needed meanwhile.
@@ -99,15 +97,12 @@ def serve(
         channel.send(("progress", (fraction, message)))
 
     tempfile.tempdir = str(scratch)  # what libraries leave behind when they are ended goes with the folder
-    share_resources()
     report(0.0, "preparing the graph")
     proto = read_prepared(model, scratch)
-    bench = _Bench(
-        model,
-        Simulation(read_quantized(proto, onnx.load(str(quantized)), kept), model.name, shared=True),
-        samples,
-        scoring,
-    )
+    share_resources()  # only now: no other session can be opened from here on
+    told = quantized.history[-1].options
+    graph = read_quantized(proto, onnx.load(str(quantized.path)), told["keep_float"], told["operators"])
+    bench = _Bench(model, Simulation(graph, model.name, shared=True), samples, scoring)
     while True:
         wanted = channel.recv()
         if wanted is None:
@@ -158,18 +153,17 @@ class _Bench:
         for start in range(0, len(names), size):
             group = names[start : start + size]
             share = part_of(progress, start / len(names), (start + len(group)) / len(names))
-            for name, trial in self._try_group(group, share, f"of {len(names)} layers", start).items():
+            for name, trial in self._try_group(group, share).items():
                 found(name, trial)
 
-    def _try_group(self, names: Sequence[str], progress: Progress, of: str, before: int) -> dict[str, Trial]:
+    def _try_group(self, names: Sequence[str], progress: Progress) -> dict[str, Trial]:
         sums = {name: np.zeros(4) for name in names}
         only, all_but = ({name: _Outputs() for name in names} for _ in range(2))
-        step = 0
-        steps = len(names) * math.ceil(len(self._samples) / self._size)
+        done, steps = 0, len(names) * math.ceil(len(self._samples) / self._size)
         for count, exact, full in self._batches():
-            for number, name in enumerate(names):
-                progress(step / steps, f"{name}, {before + number + 1} {of}")
-                step += 1
+            for name in names:
+                progress(done / steps, f"layer {self._layers.index(name) + 1} of {len(self._layers)}: {name}")
+                done += 1
                 alone = self._simulation.change(exact, [name])
                 others = self._simulation.change(full, [layer for layer in self._layers if layer != name])
                 own, result = self._simulation.results[name], self._scored(exact, count)
@@ -182,10 +176,13 @@ class _Bench:
                 if self._labelled:
                     only[name].add(self._simulation.outputs(alone), count)
                     all_but[name].add(self._simulation.outputs(others), count)
-        return {
-            name: Trial(*map(float, sums[name]), only=self._score(only[name])[1], all_but=self._score(all_but[name])[1])
-            for name in names
-        }
+        trials = {}
+        for name, (local_signal, local_noise, only_noise, all_but_noise) in (
+            (name, entry.tolist()) for name, entry in sums.items()
+        ):
+            scores = self._score(only[name])[1], self._score(all_but[name])[1]
+            trials[name] = Trial(local_signal, local_noise, only_noise, all_but_noise, *scores)
+        return trials
 
     @property
     def _labelled(self) -> bool:
@@ -207,14 +204,16 @@ class _Bench:
             progress(start / len(self._samples), f"{start}/{len(self._samples)} samples")
             if self._last is None or self._last[0] != start:
                 self._last = None  # before the next ones take memory
-                feed = {
-                    name: _filled(array[start : start + size], size, self._model)
-                    for name, array in self._samples.inputs.items()
-                }
                 count = min(size, len(self._samples) - start)
-                states = (self._simulation.start(feed, layers) for layers in ((), self._layers))
-                self._last = (start, (count, *states))
+                feed = {name: self._feed(array[start : start + size]) for name, array in self._samples.inputs.items()}
+                exact, full = (self._simulation.start(feed, layers) for layers in ((), self._layers))
+                self._last = start, (count, exact, full)
             yield self._last[1]
+
+    def _feed(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Some samples; those of a model with a fixed batch are filled up with the last one."""
+        missing = (self._model.fixed_batch or 0) - len(array)
+        return np.ascontiguousarray(np.concatenate([array, np.repeat(array[-1:], max(0, missing), axis=0)]))
 
     def _together(self) -> int:
         """How many samples run together, by what the first one takes."""
@@ -225,10 +224,10 @@ class _Bench:
         return max(1, min(_MOST_TOGETHER, len(self._samples), _STATE_BYTES // max(1, taken)))
 
     def _group(self) -> int:
-        """How many layers are tried together."""
+        """How many layers are tried together, by what their outputs take."""
+        count, exact, _ = next(self._batches())
         if not self._labelled:
             return _MOST_LAYERS
-        count, exact, _ = next(self._batches())
         each = sum(array.nbytes for array in self._simulation.outputs(exact).values()) / count
         return max(1, min(_MOST_LAYERS, int(_OUTPUT_BYTES / (2 * each * len(self._samples) or 1))))
 
@@ -246,12 +245,6 @@ class _Outputs:
     def whole(self) -> dict[str, NDArray[Any]]:
         """All of them, samples along the first axis."""
         return {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
-
-
-def _filled(array: NDArray[Any], size: int, model: Model) -> NDArray[Any]:
-    """The last samples of a model with a fixed batch, filled up with the last one."""
-    missing = size - len(array) if model.fixed_batch else 0
-    return np.ascontiguousarray(np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array)
 
 
 def _power(array: NDArray[Any]) -> float:

@@ -58,5 +58,5 @@ def pack_pairs(steps: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Puts two numbers of 4 bits into a byte along the last axis, the first into the lower half."""
     if steps.shape[-1] % 2:
         steps = np.concatenate([steps, np.zeros((*steps.shape[:-1], 1), np.uint8)], axis=-1)
-    packed: NDArray[np.uint8] = steps[..., 0::2] | (steps[..., 1::2] << 4)
+    packed: NDArray[np.uint8] = (steps[..., 0::2] | steps[..., 1::2] << 4).astype(np.uint8)
     return packed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SMALL = 1024  # bytes of a constant that may be a shape
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits", "MatMulInteger"})
-_QUANTIZED |= {"ConvInteger", "QLinearConv", "QLinearMatMul"}
 
 
 class Surgery:
@@ -200,23 +197,4 @@ def check_names(proto: onnx.ModelProto, names: Iterable[str], model: str, note: 
         raise TransformError(
             f"{model} has no node named {', '.join(map(repr, unknown))} to keep in float.",
             f"{near}{note}The graph panel shows the names.",
-        )
-
-
-def refuse_quantized(proto: onnx.ModelProto, model: str, what: str) -> None:
-    """Refuses a model that is quantized already.
-
-    Args:
-        proto: The model.
-        model: Its name.
-        what: What cannot be done to it, e.g. `be quantized again`.
-
-    Raises:
-        TransformError: It holds quantizing operators.
-    """
-    found = Counter(node.op_type for node in proto.graph.node if node.op_type in _QUANTIZED)
-    if found:
-        listed = ", ".join(f"{count} {name}" for name, count in found.most_common(3))
-        raise TransformError(
-            f"{model} is quantized already ({listed}) and cannot {what}.", "Start from the float model."
         )

@@ -37,10 +37,13 @@ class Options:
     ] = ()
 
 
-def apply(model: Model, options: Options, dataset: Dataset | None, target: Path, progress: Progress) -> None:
+def apply(model: Model, options: Options, dataset: Dataset | None, target: Path, progress: Progress) -> tuple[str, ...]:
     """Writes the model with every node in BF16 that ONNX lets compute in it; the others stay in FP32 between casts.
 
     A bfloat16 has the exponent of a float32 and 8 bits of fraction instead of 24, so nothing overflows.
+
+    Returns:
+        What the user should know: not every backend runs it.
 
     Raises:
         TransformError: Nothing in the model can compute in BF16, or a name does not exist.
@@ -59,6 +62,10 @@ def apply(model: Model, options: Options, dataset: Dataset | None, target: Path,
     proto = surgery.finish(nodes)
     progress(0.8, "writing the model")
     write_whole(proto, target)
+    return (
+        "ONNX Runtime computes nothing in BF16 on the CPU and refuses the model there; OpenVINO runs it, TensorRT builds "
+        "it for GPUs from SM80 on.",
+    )
 
 
 class _Caster:

@@ -14,8 +14,8 @@ from workbench.graph.shapes import STANDARD
 from workbench.jobs import Progress, part_of
 from workbench.model import Model
 from workbench.options import option
-from workbench.transforms._onnx import write_whole
-from workbench.transforms._surgery import Surgery, attribute, check_names, refuse_quantized
+from workbench.transforms._onnx import refuse_quantized, write_whole
+from workbench.transforms._surgery import Surgery, attribute, check_names
 
 if TYPE_CHECKING:
     import onnx
@@ -39,12 +39,15 @@ class Options:
     keep_float: Annotated[tuple[str, ...], option("Names of nodes that stay in float.", advanced=True)] = ()
 
 
-def apply(model: Model, options: Options, dataset: Dataset, target: Path, progress: Progress) -> None:
+def apply(model: Model, options: Options, dataset: Dataset, target: Path, progress: Progress) -> tuple[str, ...]:
     """Writes the model with Q/DQ nodes in float8e4m3fn before convolutions and matrix products.
 
     Scales put the largest absolute value seen on 448, the largest of the type: an FP8 number carries its own exponent,
     so that finer choices of the range, as INT8 needs them, gain nothing (Micikevicius et al., "FP8 formats for deep
     learning", 2022, arXiv:2209.05433, section 4). Weights are stored in FP8, biases stay as they are.
+
+    Returns:
+        What the user should know: not every backend runs it.
 
     Raises:
         TransformError: There is nothing to quantize, the model is quantized already, or a name does not exist.
@@ -52,7 +55,7 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
     """
     progress(0.02, "reading the model")
     surgery = Surgery(model, _OPSET)
-    refuse_quantized(surgery.proto, model.name, "be quantized again")
+    refuse_quantized(surgery.proto, model)
     check_names(surgery.proto, options.keep_float, model.name)
     places = {
         node.name: _places(node, surgery, options) for node in surgery.nodes if node.name not in options.keep_float
@@ -82,6 +85,11 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
     nodes = [made for node in list(surgery.nodes) for made in writer.rewrite(node, places.get(node.name, ()))]
     progress(0.9, "writing the model")
     write_whole(surgery.finish(nodes), target)
+    return (
+        "This is for TensorRT on GPUs from SM89 (Ada) on. OpenVINO computes it on processors, in float. ONNX Runtime "
+        "gives right answers with graph_level basic or disabled only: above, it takes a ReLU before an FP8 "
+        "QuantizeLinear for superfluous.",
+    )
 
 
 def _places(node: onnx.NodeProto, surgery: Surgery, options: Options) -> tuple[int, ...]:

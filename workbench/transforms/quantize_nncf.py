@@ -16,12 +16,11 @@ from workbench.dataset import Dataset
 from workbench.errors import DatasetError, TransformError, WorkbenchError
 from workbench.jobs import Progress
 from workbench.model import Model
-from workbench.model_file import read_whole
 from workbench.options import option
-from workbench.transforms._onnx import reason_of, write_whole
-from workbench.transforms._onnxruntime import prepare
+from workbench.transforms._onnx import reason_of, refuse_quantized, write_whole
+from workbench.transforms._onnxruntime import read_prepared
 from workbench.transforms._opset import raise_opset
-from workbench.transforms._surgery import check_names, refuse_quantized
+from workbench.transforms._surgery import check_names
 
 if TYPE_CHECKING:
     import onnx
@@ -61,8 +60,8 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
     """
     progress(0.02, "preparing the graph")
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        proto = read_whole(prepare(model, Path(scratch) / "prepared.onnx"))
-    refuse_quantized(proto, model.name, "be quantized again")
+        proto = read_prepared(model, Path(scratch))
+    refuse_quantized(proto, model)
     check_names(proto, options.keep_float, model.name, "Names are those of the graph after BatchNorm folding. ")
     raise_opset(proto, _OPSET, model.name)
     progress(0.05, "starting NNCF")

@@ -14,8 +14,8 @@ from workbench.jobs import Progress
 from workbench.model import Model
 from workbench.options import option
 from workbench.transforms._blocks import pack_pairs, round_blocks
-from workbench.transforms._onnx import write_whole
-from workbench.transforms._surgery import Surgery, attribute, check_names, refuse_quantized
+from workbench.transforms._onnx import refuse_quantized, write_whole
+from workbench.transforms._surgery import Surgery, attribute, check_names
 
 if TYPE_CHECKING:
     import onnx
@@ -67,7 +67,7 @@ def apply(model: Model, options: Options, dataset: Dataset | None, target: Path,
     blocked = options.form == "qdq" or options.embeddings
     opset = _BLOCKED_OPSET if blocked else _CHANNELS_OPSET if options.convolutions else 0
     writer = _Writer(Surgery(model, opset), options)
-    refuse_quantized(writer.surgery.proto, model.name, "be quantized again")
+    refuse_quantized(writer.surgery.proto, model)
     check_names(writer.surgery.proto, options.keep_float, model.name)
     nodes = list(writer.surgery.nodes)
     made: list[onnx.NodeProto] = []

@@ -14,8 +14,8 @@ from workbench.graph.shapes import STANDARD
 from workbench.jobs import Progress, part_of
 from workbench.model import Model
 from workbench.options import option
-from workbench.transforms._onnx import write_whole
-from workbench.transforms._surgery import Surgery, attribute, check_names, refuse_quantized
+from workbench.transforms._onnx import refuse_quantized, write_whole
+from workbench.transforms._surgery import Surgery, attribute, check_names
 
 if TYPE_CHECKING:
     import onnx
@@ -61,7 +61,7 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
     """
     progress(0.02, "reading the model")
     surgery = Surgery(model)
-    refuse_quantized(surgery.proto, model.name, "be smoothed: that prepares a float model for quantization")
+    refuse_quantized(surgery.proto, model)
     check_names(surgery.proto, options.keep_float, model.name)
     smoother = _Smoother(surgery, frozenset(options.keep_float))
     chosen = [name for name in smoother.products if options.insert or smoother.find_folding(name) is not None]

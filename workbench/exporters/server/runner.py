@@ -49,8 +49,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: list[Tensor]
     provider: str
     threads: Positive
-    keep_float_layers: bool
     limits: Limits
+    keep_float_layers: bool = False
 
 
 class CannotStart(Exception):

@@ -47,9 +47,9 @@ _TABLE_HEIGHT = 420  # pixels: about sixteen layers
 
 @dataclass(frozen=True)
 class _Looked:
-    """What one look gave: the layers, their times by node, and the model that keeps a budget if that was asked."""
+    """What one look gave: the layers and their times by node, where it had to look at them, and the budget's result."""
 
-    sensitivity: Measured
+    sensitivity: Measured | None
     times: Times
     budget: BudgetResult | None = None
 
@@ -122,7 +122,7 @@ class Sensitivity(Panel):
         self.keep_budget.on_click(lambda _: self.start(self.prepare_budget))
         t.link((self, "kept"), (self.table, "ticked"))
         t.link((self, "selected_node"), (self.table, "selected"))
-        self.observe(self.guard(self._draw), ("sensitivity", "times"))
+        self.observe(self.guard(self._draw), ("sensitivity", "times", "budget"))
         self.observe(self.guard(self._show_kept), "kept")
         self.observe(self.guard(self._show_budget), "budget")
         self.observe(lambda _: self._forget(), "model")
@@ -143,14 +143,22 @@ class Sensitivity(Panel):
 
     def prepare_budget(self) -> Work:
         """Reads the form for keeping an accuracy budget."""
-        data, limits, accuracy = self._given(), self.limits.values, self.accuracy
+        data, limits, look, accuracy = self._given(), self.limits.values, self.options.values, self.accuracy
         backend, quantization, time = self.backend.value, self.quantization.changed(), self._prepare_times()
 
         def work(progress: Progress) -> _Looked:
-            options = {"backend": backend, "accuracy": accuracy, "workspace": self.open_workspace()}
-            report = part_of(progress, 0.0, 0.8)
-            result = quantize_within_budget(*data, quantization, limits, **options, progress=report)
-            return _Looked(result.sensitivity, time(part_of(progress, 0.8, 1.0)), result)
+            result = quantize_within_budget(
+                *data,
+                quantization,
+                limits,
+                sensitivity=look,
+                backend=backend,
+                accuracy=accuracy,
+                workspace=self.open_workspace(),
+                progress=part_of(progress, 0.0, 0.8),
+            )
+            times = time(part_of(progress, 0.8, 1.0)) if result.sensitivity else {}
+            return _Looked(result.sensitivity, times, result)
 
         return work
 
@@ -182,9 +190,11 @@ class Sensitivity(Panel):
         if not isinstance(result, _Looked):
             self.variants = (*self.variants, result)
             return
-        self.times, self.sensitivity, self.budget = result.times, result.sensitivity, result.budget
-        known = {layer.name for layer in result.sensitivity.layers}
-        self.kept = [name for name in self.kept if name in known]
+        if result.sensitivity is not None:
+            self.times, self.sensitivity = result.times, result.sensitivity
+            known = {layer.name for layer in result.sensitivity.layers}
+            self.kept = [name for name in self.kept if name in known]
+        self.budget = result.budget
         if result.budget is not None:
             self.kept = [layer.name for layer in result.budget.kept]
             if result.budget.holds:
@@ -206,7 +216,8 @@ class Sensitivity(Panel):
         ]
         if self.budget is not None:
             backend = f", backend={self.backend.value!r}"
-            lines += [f"result = wb.quantize_within_budget({data}, {limits!r}{backend}{accuracy})"]
+            look = f", sensitivity={options!r}" if options else ""
+            lines += [f"result = wb.quantize_within_budget({data}, {limits!r}{look}{backend}{accuracy})"]
             lines += ["print(result.holds, result.drop, [layer.name for layer in result.kept])"]
         lines.append(f"variants[{name!r}] = wb.transform(model, {_QUANTIZER!r}, {chosen!r}, dataset=calibration)")
         candidate = {"name": name, "transforms": [{_QUANTIZER: chosen} if chosen else _QUANTIZER]}
@@ -215,7 +226,7 @@ class Sensitivity(Panel):
     def summary(self) -> str:
         """The layers without scripts."""
         if self.sensitivity is None:
-            return self._empty.value
+            return self._verdict.value or self._empty.value
         rows = [
             ["✓" if row["name"] in self.kept else "", *(cell["text"] for cell in row["cells"])]
             for row in table_rows(self._entries, self.sensitivity.samples)
@@ -251,7 +262,7 @@ class Sensitivity(Panel):
         known = self.sensitivity is not None
         for widget in (self.plot, self._below):
             widget.layout.display = "" if known else "none"
-        self._empty.layout.display = "none" if known else ""
+        self._empty.layout.display = "none" if known or self.budget else ""
         waiting = "Press Measure sensitivity to see which layers INT8 hurts." if self.model else "Load a model first."
         self._empty.value = _markup.empty(waiting)
         self._enable()

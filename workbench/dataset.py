@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from workbench.errors import DatasetError
 from workbench.model import Model, TensorSpec
 
+_ROWS = 256  # samples checked at a time
 LABELS = "labels"  # the key of an .npz file that holds the labels
 
 
@@ -114,10 +115,45 @@ class Dataset:
                 f"where {model.name} takes {_shape(spec.shape)}.",
                 "Reshape or resize the samples; the first axis counts them.",
             )
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        finite = (np.isfinite(array[start : start + _ROWS]).all() for start in range(0, len(array), _ROWS))
+        if np.issubdtype(array.dtype, np.floating) and not all(finite):
             raise DatasetError(
                 f"'{spec.name}' in {self.name} holds NaN or infinite values.", "Remove or repair those samples."
             )
+
+
+@dataclass(frozen=True)
+class StoredDataset:
+    """Samples in files of our own, for another process to read as it needs them instead of holding them all.
+
+    Attributes:
+        folder: Where the files are.
+        inputs: Names of the inputs, in the order of the files.
+        labels: As in `Dataset`.
+        name: As in `Dataset`.
+        sha256: As in `Dataset`.
+    """
+
+    folder: Path
+    inputs: tuple[str, ...]
+    labels: NDArray[Any] | None
+    name: str
+    sha256: str
+
+    def open(self) -> Dataset:
+        """The samples; they stay on disk until they are looked at."""
+        arrays = {name: np.load(self.folder / f"{n}.npy", mmap_mode="r") for n, name in enumerate(self.inputs)}
+        dataset = Dataset(arrays, self.labels, self.name)
+        dataset.__dict__["sha256"] = self.sha256  # it is known already
+        return dataset
+
+
+def store(dataset: Dataset, folder: Path) -> StoredDataset:
+    """Writes samples into a folder of our own; it must outlive whoever opens them."""
+    folder.mkdir()
+    for number, array in enumerate(dataset.inputs.values()):
+        np.save(folder / f"{number}.npy", array, allow_pickle=False)
+    return StoredDataset(folder, tuple(dataset.inputs), dataset.labels, dataset.name, dataset.sha256)
 
 
 def require_labels(dataset: Dataset, form: str) -> NDArray[Any]:

@@ -85,7 +85,8 @@ def _pool(kind: Literal["max", "avg"]) -> Operator:
             # PyTorch pads by at most half the window, so it is done beforehand.
             value, padding = _padded(value, pads, float("-inf"))
             if any(2 * pad > size for pad, size in zip(padding, window, strict=True)):
-                value, padding = functional.pad(value, [pad for pad in padding[::-1] for _ in "ab"], value=-1e38), 0
+                around = [pad for pad in padding[::-1] for _ in ("before", "after")]
+                value, padding = functional.pad(value, around, value=float("-inf")), (0,) * axes
             return pool(value, window, strides, padding, list(dilations), ceil)
         if any(dilation != 1 for dilation in dilations):
             raise node.refuse("it averages with gaps")

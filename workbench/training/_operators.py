@@ -67,10 +67,7 @@ def _power(node: Node, inputs: Values, training: bool) -> Any:
 
 
 def _clip(node: Node, inputs: Values, training: bool) -> Any:
-    low, high = (
-        value if (value := node.get(name)) is not None else given(inputs, place)
-        for place, name in ((1, "min"), (2, "max"))
-    )
+    low, high = (node.get(name, given(inputs, place)) for place, name in ((1, "min"), (2, "max")))
     value: Any = inputs[0]
     return value if low is None and high is None else value.clamp(low, high)
 
@@ -172,8 +169,11 @@ def _reduce(name: str) -> Operator:
     return run
 
 
-_PLAIN = ("Relu", "Sigmoid", "Tanh", "Erf", "Sqrt", "Exp", "Log", "Abs", "Neg", "Floor", "Ceil", "Round", "Sin", "Cos")
-_PLAIN += ("Sign", "Reciprocal", "Where", "MatMul")  # called alike in PyTorch
+# Those that PyTorch has under the same name in small letters.
+_PLAIN = (
+    *("Relu", "Sigmoid", "Tanh", "Erf", "Sqrt", "Exp", "Log", "Abs", "Neg", "Floor", "Ceil", "Round", "Sin", "Cos"),
+    *("Sign", "Reciprocal", "Where", "MatMul"),
+)
 
 OPERATORS: Mapping[str, Operator] = {
     **{name: _torch(name.lower()) for name in _PLAIN},

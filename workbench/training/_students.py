@@ -121,7 +121,7 @@ class TorchStudent:
         DatasetError: It does not take the samples.
     """
 
-    fixed_batch = None
+    fixed_batch: int | None = None
 
     def __init__(self, module: torch.nn.Module, teacher: Model, example: Dataset, title: str) -> None:
         from workbench.importers.pytorch.export import flatten
@@ -276,5 +276,6 @@ def _rename_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> None:
         for places in (node.input, node.output):
             for place, name in enumerate(places):
                 places[place] = renamed.get(name, name)
-    for value in (*proto.graph.output, *proto.graph.initializer, *proto.graph.value_info):
+    named: list[Any] = [*proto.graph.output, *proto.graph.initializer, *proto.graph.value_info]
+    for value in named:
         value.name = renamed.get(value.name, value.name)

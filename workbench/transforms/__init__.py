@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import jobs
-from workbench.dataset import Dataset
+from workbench.dataset import Dataset, StoredDataset, store
 from workbench.errors import DatasetError, TransformError
 from workbench.jobs import Progress, silent
 from workbench.model import Model, Step, read_model
@@ -18,6 +18,7 @@ from workbench.plugins import find_plugin, required_versions
 from workbench.transforms._record import Made, record
 from workbench.workspace import Workspace, read_json, write_json, writing
 
+_BIG = 2**25  # bytes of samples that are handed over in a file: the worker then holds a batch at a time
 _NOTES = "notes.json"  # what a transform said, beside the model that it made
 
 
@@ -67,7 +68,11 @@ def transform(
 
     def make(folder: Path) -> None:
         target = folder / f"{model.path.stem}.onnx"
-        jobs.run(_apply, name, model, checked, dataset, target, progress=progress)
+        samples: Dataset | StoredDataset | None = dataset
+        with writing(target), tempfile.TemporaryDirectory(dir=folder) as scratch:
+            if dataset is not None and sum(array.nbytes for array in dataset.inputs.values()) > _BIG:
+                samples = store(dataset, Path(scratch) / "samples")
+            jobs.run(_apply, name, model, checked, samples, target, progress=progress)
 
     folder = workspace.artifact("models", key, make)
     [path] = folder.glob("*.onnx")
@@ -77,9 +82,12 @@ def transform(
     return dataclasses.replace(made, conversion=model.conversion)
 
 
-def _apply(name: str, model: Model, options: Any, dataset: Dataset | None, target: Path, progress: Progress) -> None:
+def _apply(
+    name: str, model: Model, options: Any, samples: Dataset | StoredDataset | None, target: Path, progress: Progress
+) -> None:
     """Runs in the worker: a broken model or a lack of memory ends this process only."""
     plugin = find_plugin("transforms", name)
+    dataset = samples.open() if isinstance(samples, StoredDataset) else samples
     tempfile.tempdir = str(target.parent)  # what libraries leave behind when they are ended goes with the folder
     with writing(target):
         notes = plugin.apply(model, options, dataset, target, progress)

@@ -19,8 +19,8 @@ _HEIGHT = 260  # pixels
 
 
 def epoch_data(epochs: Sequence[Epoch]) -> dict[str, list[Any]]:
-    """Epochs as columns: losses, score (%), seconds; what is NaN is not drawn."""
-    data: dict[str, list[Any]] = {part: [getattr(epoch, part) for epoch in epochs] for part in _PARTS}
+    """Epochs as columns: losses, score (%), seconds; NaN, which is not drawn, for a part that the loss has not."""
+    data: dict[str, list[Any]] = {part: [_known(getattr(epoch, part)) for epoch in epochs] for part in _PARTS}
     data["number"] = [epoch.number for epoch in epochs]
     data["score"] = [100 * epoch.score for epoch in epochs]
     data["seconds"] = [epoch.seconds for epoch in epochs]
@@ -30,6 +30,10 @@ def epoch_data(epochs: Sequence[Epoch]) -> dict[str, list[Any]]:
 def best_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
     """The epoch with the best score, the last of those that are marked as best."""
     return next((epoch for epoch in reversed(epochs) if epoch.best), None)
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 class TrainingPlot:
@@ -64,6 +68,7 @@ class TrainingPlot:
         if teacher_score is not None and not math.isnan(teacher_score):
             ends = [1, max((epoch.number for epoch in epochs), default=1)]
             self._teacher.data = {"number": ends, "score": [100 * teacher_score] * 2}
+            self._score_legend.items = [*self._score_legend.items[:2], self._teacher_item]
 
     def _mark(self, best: Epoch | None) -> None:
         self._best.data = (
@@ -72,8 +77,9 @@ class TrainingPlot:
 
     def _name_parts(self) -> None:
         """The legend names the parts of the loss that there are."""
-        for part, item in self._parts.items():
-            item.visible = not all(map(math.isnan, self._epochs.data[part]))
+        there = [item for part, item in self._parts.items() if not all(map(math.isnan, self._epochs.data[part]))]
+        if self._legend.items != there:
+            self._legend.items = there
 
     def _draw_score(self, epochs: DataRange1d) -> Any:
         plot = new_figure("Validation score", "epoch", "score (%)", height=_HEIGHT, x_range=epochs)
@@ -84,8 +90,10 @@ class TrainingPlot:
         best = plot.scatter(
             "number", "score", source=self._best, size=18, marker="star", fill_color=None, line_color=GREY, line_width=2
         )
-        names = {"student": [line, points], "best epoch": [best], "teacher": [teacher]}
+        self._teacher_item = LegendItem(label="teacher", renderers=[teacher])
+        names = {"student": [line, points], "best epoch": [best]}
         add_legend(plot, [LegendItem(label=name, renderers=drawn) for name, drawn in names.items()])
+        self._score_legend = plot.legend[0]
         tips = [("epoch", "@number, @seconds{0.0} s"), ("score", "@score{0.00} %"), ("loss", "@loss{0.0000}")]
         plot.add_tools(HoverTool(renderers=[points], tooltips=tips))
         return plot
@@ -99,8 +107,10 @@ class TrainingPlot:
             style = {} if part == "loss" else {"line_dash": "dotted"}
             color = candidate_color((3, 0, 2, 4)[number])
             line = plot.line("number", part, source=self._epochs, color=color, line_width=2, **style)
-            self._parts[part] = LegendItem(label=label, renderers=[line])
+            points = plot.scatter("number", part, source=self._epochs, color=color, size=4)
+            self._parts[part] = LegendItem(label=label, renderers=[line, points])
         add_legend(plot, list(self._parts.values()))
+        self._legend = plot.legend[0]
         return plot
 
 

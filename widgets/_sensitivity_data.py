@@ -9,8 +9,18 @@ from typing import Any, NamedTuple
 from widgets._profile_data import format_ms
 from workbench.budget import BudgetResult
 from workbench.sensitivity import LayerSensitivity, Sensitivity
+from workbench.sensitivity_report import budget_text
 
-HEADINGS = ("layer", "operator", "own dB", "output dB", "points lost", "float ms", "INT8 ms", "float costs ms")
+HEADINGS = (
+    "layer",
+    "operator",
+    "layer SQNR dB",
+    "output SQNR dB",
+    "points lost",
+    "float ms",
+    "INT8 ms",
+    "float costs ms",
+)
 NOTES = (
     "Name of the node, worst first",
     "What it computes",
@@ -21,6 +31,7 @@ NOTES = (
     "Time of an inference that the layer takes in INT8",
     "What keeping the layer in float adds to an inference; negative where INT8 is the slower one",
 )
+_NAMED = 4  # layers that are named in a sentence; more are counted
 
 Times = Mapping[str, tuple[float | None, float | None]]  # by node: ms in float, ms in INT8
 
@@ -117,21 +128,16 @@ def kept_words(entries: Sequence[Entry], kept: Collection[str]) -> str:
 
 def budget_words(result: BudgetResult) -> str:
     """Whether the budget holds, what it took, and what else to do if it does not."""
-    tried = f"{len(result.trials)} model{'s' if len(result.trials) != 1 else ''} scored on {result.samples:,} samples"
-    lost = format_points(result.drop, result.samples)
-    kept = ", ".join(f"{layer.name} ({format_cost(layer.cost_ms)} ms)" for layer in result.kept)
-    cost = sum(layer.cost_ms for layer in result.kept)
-    float_words = (
-        f"In float: {kept}; together {format_cost(cost)} ms an inference." if kept else "Nothing stays in float."
-    )
-    if result.holds:
-        head = f"✓ The budget holds: {lost} of at most {result.max_drop:g} points of {result.metric} lost; {tried}."
-        return f"{head}\n{float_words}"
-    return (
-        f"✗ The budget cannot be kept: the nearest loses {lost} points of {result.metric}, and at most "
-        f"{result.max_drop:g} may be lost; {tried}.\n{float_words} No variant was made. Raise the budget, allow more "
-        "models, calibrate on more samples, or train after compression."
-    )
+    verdict = budget_text(result).partition("\n\n")[0].splitlines()
+    lines = [f"{'✓' if result.holds else '✗'} {verdict[0]}", *(line.strip() for line in verdict[1:])]
+    if result.kept:
+        few = len(result.kept) <= _NAMED
+        names = ", ".join(layer.name for layer in result.kept) if few else f"{len(result.kept)} layers, ticked below"
+        costs = [layer.cost_ms for layer in result.kept if layer.cost_ms is not None]
+        lines.append(f"In float: {names}; about {format_cost(sum(costs))} ms an inference.")
+    if not result.holds:
+        lines.append("No variant was made; Requantize makes this one all the same.")
+    return "\n".join(lines)
 
 
 def format_db(value: float) -> str:
@@ -153,7 +159,7 @@ def format_cost(value: float | None, digits: int | None = None) -> str:
     if value is None:
         return "–"
     text = format_ms(abs(value)) if digits is None else _fixed(abs(value), digits)
-    return f"{'−' if value < 0 else '+'}{text}"
+    return text if not float(text) else f"{'−' if value < 0 else '+'}{text}"
 
 
 def _digits(entries: Sequence[Entry]) -> int:

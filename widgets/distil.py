@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,23 @@ from workbench.workspace import Workspace, default_root
 SAMPLE, CALIBRATION, FILE = "sample:digits", "calibration", "file"
 _SOURCES = {"Bundled digits": SAMPLE, "Calibration samples": CALIBRATION, "Own file": FILE}
 _NO_TORCH = "Training needs torch, which this environment lacks: pip install 'deployment-workbench[torch]'"
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a run was given; the same again goes on with it."""
+
+    teacher: Model
+    student: Model | str | float
+    source: str
+    options: dict[str, Any]
+    name: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What decides the run."""
+        student = self.student.sha256 if isinstance(self.student, Model) else self.student
+        return self.teacher.sha256, student, self.source, self.options
 
 
 class Distil(Panel):
@@ -66,7 +84,7 @@ class Distil(Panel):
         self._view = w.HTML()
         self._drawn: TrainingPlot | None = None
         self._stream: TrainingStream | None = None
-        self._asked: tuple[Any, ...] = ()  # what the last run was given: the same again goes on with it
+        self._asked: _Asked | None = None
         form = w.VBox(
             [
                 w.HTML(_markup.group("Student")),
@@ -95,10 +113,8 @@ class Distil(Panel):
 
     def prepare(self) -> Work:
         """Reads the form."""
-        model, source, student, options = self._given()
-        name = self._free_name(self.name.value.strip() or self.student.label)
-        asked = (model.sha256, source, getattr(student, "sha256", student), options)
-        earlier = self.epochs if asked == self._asked else ()
+        asked = self._read()
+        earlier = self.epochs if self._asked is not None and asked.key == self._asked.key else ()
         self._asked, self._drawn = asked, TrainingPlot()
         self._drawn.show(earlier)
         self._stream = stream = TrainingStream(self._drawn, earlier, self.update_seconds)
@@ -106,31 +122,33 @@ class Distil(Panel):
         self._draw()
 
         def work(progress: Progress) -> tuple[str, Trained]:
-            training = self._load(source, model)
-            space = self.open_workspace()
-            made = distil(model, student, training, options, workspace=space, watch=stream, progress=progress)
-            stream.flush()
-            return name, made
+            progress(0.0, "reading the samples")
+            training, space = self._load(asked), self.open_workspace()
+            options = {"workspace": space, "watch": stream, "progress": progress}
+            made = distil(asked.teacher, asked.student, training, asked.options, **options)
+            return self._free_name(asked.name), made
 
         return work
 
     def prepare_best(self) -> Work:
-        """Reads the form for keeping the best epoch of the run that was cancelled."""
-        model, source, student, options = self._given()
-        wanted = self.name.value.strip() or self.student.label
+        """What keeps the best epoch of the run that was cancelled."""
+        asked = self._asked or self._read()
 
         def work(progress: Progress) -> tuple[str, Trained]:
             progress(0.1, "reading the best epoch")
-            made = best_so_far(model, student, self._load(source, model), options, workspace=self.open_workspace())
+            training, space = self._load(asked), self.open_workspace()
+            made = best_so_far(asked.teacher, asked.student, training, asked.options, workspace=space)
             if made is None:
                 raise ModelError("No epoch was finished with these settings.", "Press Train to go on.")
-            return self._free_name(f"{wanted}, epoch {made.best}"), made
+            return self._free_name(f"{asked.name}, epoch {made.best}"), made
 
         return work
 
     def show(self, result: tuple[str, Trained]) -> None:
         """Adds the student to the variants and shows how it learned."""
         name, trained = result
+        if self._stream is not None:
+            self._stream.flush()  # nothing may come after the whole
         self._drawn = TrainingPlot() if self._drawn is None else self._drawn
         self._drawn.show(trained.epochs, trained.teacher_score)
         self.epochs = trained.epochs
@@ -147,7 +165,7 @@ class Distil(Panel):
         """Training as Python; a recipe has no step for it."""
         changed, source = self.options.changed(), self._source()
         training = "calibration" if source == CALIBRATION else f'wb.load_dataset({source!r}, "training")'
-        name = self._free_name(self.name.value.strip() or self.student.label)
+        name = self._free_name(self._wanted_name())
         lines = [
             "import workbench as wb",
             "",
@@ -162,7 +180,7 @@ class Distil(Panel):
         """The last student in numbers."""
         return self._view.value
 
-    def _given(self) -> tuple[Model, str, Any, dict[str, Any]]:
+    def _read(self) -> _Asked:
         if importlib.util.find_spec("torch") is None:
             raise ModelError(f"{_NO_TORCH}.")
         if self.model is None:
@@ -174,19 +192,21 @@ class Distil(Panel):
             raise DatasetError(
                 "No training samples are chosen.", "Choose an .npz file of samples like the evaluation's."
             )
-        return self.model, source, self.student.read(), self.options.values
+        return _Asked(self.model, self.student.read(), source, self.options.values, self._wanted_name())
+
+    def _wanted_name(self) -> str:
+        return str(self.name.value).strip() or self.student.label
 
     def _source(self) -> str:
         return str(self.file.path if self.data.value == FILE else self.data.value)
 
-    def _load(self, source: str, model: Model) -> Dataset:
-        if source == CALIBRATION:
-            if self.calibration is None:
-                raise DatasetError("There are no calibration samples.", "Load some with the model.")
+    def _load(self, asked: _Asked) -> Dataset:
+        if asked.source != CALIBRATION:
+            training = load_dataset(asked.source, "training")
+        elif self.calibration is not None:
             training = self.calibration
         else:
-            training = load_dataset(source, "training")
-        training.check_fits(model)
+            raise DatasetError("There are no calibration samples.", "Load some with the model.")
         if self.evaluation is not None and training.sha256 == self.evaluation.sha256:
             raise DatasetError(
                 f"{training.name} are the samples that score the result: a student that learned them scores too well.",
@@ -204,7 +224,7 @@ class Distil(Panel):
 
     def _forget(self) -> None:
         """Another teacher: what was learned belongs to the one before."""
-        self.trained, self.epochs, self._asked, self._drawn, self._stream = None, (), (), None, None
+        self.trained, self.epochs, self._asked, self._drawn, self._stream = None, (), None, None, None
         if self.model is not None:
             bundled = self.model.path == sample_model_path(SAMPLE)
             self.data.value = SAMPLE if bundled else FILE
@@ -244,25 +264,29 @@ class Distil(Panel):
 
 def _facts(trained: Trained, teacher: Model | None) -> dict[str, str]:
     share = trained.teacher_parameters / max(1, trained.parameters)
-    best = next((epoch for epoch in trained.epochs if epoch.number == trained.best), None)
-    ended = {"finished": "all epochs done", "early": "no better score for long enough", "cancelled": "cancelled"}
-    size = f", {format_size(trained.model.size_bytes / 1e6)}"
+    weights = f"{format_count(trained.parameters)}, as many as the teacher has"
+    if share >= 1.05:
+        weights = (
+            f"{format_count(trained.parameters)} of {format_count(trained.teacher_parameters)}: {share:.1f}× smaller"
+        )
+    size = format_size(trained.model.size_bytes / 1e6)
     if teacher is not None:
-        size += f" of {format_size(teacher.size_bytes / 1e6)}"
-    facts = {
-        "Weights": f"{format_count(trained.parameters)} of {format_count(trained.teacher_parameters)}: "
-        f"{share:.1f}× smaller{size}",
-        "Validation": f"teacher {100 * trained.teacher_score:.1f} %",
-        "Training": f"{len(trained.epochs)} epochs in {sum(epoch.seconds for epoch in trained.epochs):.0f} s; "
-        f"{ended[trained.ended]}",
-    }
+        size += f"; the teacher {format_size(teacher.size_bytes / 1e6)}"
+    best = next((epoch for epoch in trained.epochs if epoch.number == trained.best), None)
+    validation = f"teacher {100 * trained.teacher_score:.1f} %"
     if best is not None:
         points = 100 * (best.score - trained.teacher_score)
-        facts["Validation"] = (
-            f"{100 * best.score:.1f} % at epoch {best.number}; teacher {100 * trained.teacher_score:.1f} % "
-            f"({points:+.1f} points)".replace("-", "−")
-        )
-    return facts
+        difference = "the same" if abs(points) < 0.05 else f"{points:+.1f} points".replace("-", "−")
+        validation = f"{100 * best.score:.1f} % at epoch {best.number}; {validation} ({difference})"
+    ended = {"finished": "all of them done", "early": "no better score for long enough", "cancelled": "cancelled"}
+    count = len(trained.epochs)
+    seconds = sum(epoch.seconds for epoch in trained.epochs)
+    return {
+        "Weights": weights,
+        "Size": size,
+        "Validation": validation,
+        "Training": f"{count} epoch{'s' if count != 1 else ''} in {seconds:.3g} s; {ended[trained.ended]}",
+    }
 
 
 def _epoch_words(epoch: Epoch) -> str:

@@ -93,11 +93,11 @@ class Sensitivity(Panel):
         self.table = ResultTable(
             label="layers", headings=list(HEADINGS), notes=list(NOTES), tick="float", height=_TABLE_HEIGHT
         )
-        self._empty, self._words, self._kept_words, self._verdict = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self._empty, self._words, self._kept_words, self._verdict = (w.HTML() for _ in range(4))
         self._entries: list[Entry] = []
         making, budgeting = w.HBox([self.requantize, self._kept_words]), w.HBox([self.keep_budget])
-        for row in (making, budgeting):
-            row.add_class("wb-actions")
+        making.add_class("wb-actions")
+        budgeting.add_class("wb-actions")
         form = w.VBox(
             [
                 w.HTML(_markup.group("Quantization")),
@@ -211,14 +211,11 @@ class Sensitivity(Panel):
             "import workbench as wb",
             "",
             f"sensitivity = wb.measure_sensitivity({data}, {options!r}{accuracy})",
-            "for layer in sensitivity.worst_first:",
-            "    print(layer.name, layer.only_sqnr_db, layer.only_drop)",
+            "print(wb.sensitivity_text(sensitivity))",
         ]
         if self.budget is not None:
-            backend = f", backend={self.backend.value!r}"
-            look = f", sensitivity={options!r}" if options else ""
-            lines += [f"result = wb.quantize_within_budget({data}, {limits!r}{look}{backend}{accuracy})"]
-            lines += ["print(result.holds, result.drop, [layer.name for layer in result.kept])"]
+            given = f"{limits!r}, sensitivity={options!r}, backend={self.backend.value!r}{accuracy}"
+            lines += [f"result = wb.quantize_within_budget({data}, {given})", "print(wb.budget_text(result))"]
         lines.append(f"variants[{name!r}] = wb.transform(model, {_QUANTIZER!r}, {chosen!r}, dataset=calibration)")
         candidate = {"name": name, "transforms": [{_QUANTIZER: chosen} if chosen else _QUANTIZER]}
         return "\n".join(lines), yaml.safe_dump({"candidates": [candidate]}, sort_keys=False)

@@ -134,7 +134,7 @@ class Transform(Panel):
         rows = [
             (
                 name,
-                " → ".join(step.transform.replace("_", " ") for step in model.history),
+                " → ".join(step.transform.replace("_", " ") for step in model.history) or "as loaded",
                 format_size(model.size_bytes / 1e6),
                 f"{original / model.size_bytes:.2f}×",
             )

@@ -112,7 +112,7 @@ def test_an_accuracy_budget_ticks_what_it_kept_and_adds_its_model(panel: Sensiti
     assert panel.budget.holds
     assert panel.kept == [layer.name for layer in panel.budget.kept]
     assert panel.variants[len(before) :][0][1] == panel.budget.model
-    assert "✓ The budget holds" in panel.summary()
+    assert "the budget of 0.5 holds" in panel.summary()
 
 
 def test_the_shown_code_makes_what_the_buttons_made(
@@ -195,9 +195,9 @@ def test_a_budget_that_cannot_be_kept_says_how_near_it_came(digits: Model) -> No
     trials = (BudgetTrial((), 3.0), BudgetTrial(("net/first",), 1.2))
     result = BudgetResult(digits, False, 1.2, 0.5, "top-1", 697, kept, trials, MEASURED)
     words = budget_words(result)
-    assert words.startswith("✗ The budget cannot be kept: the nearest loses 1.2 points of top-1, and at most 0.5")
-    assert "2 models scored on 697 samples" in words
-    assert "net/first (+0.200 ms)" in words
+    assert words.startswith("✗ The budget cannot be kept: digits_cnn loses 1.20 points of top-1")
+    assert "In float: net/first; about +0.200 ms an inference." in words
+    assert "No variant was made" in words
 
     panel = Sensitivity(model=digits, sensitivity=MEASURED, budget=result)
     assert "wb-warning" in panel._verdict.value

@@ -78,7 +78,10 @@ class Histogram:
             The edges, one more than there are bins, and the count of each bin. Bins reach from the smallest to the
             largest value seen; there are at least one and never empty ones at the ends.
         """
-        edges, counts = _ascending_edges(), np.concatenate([self._bins[: _BINS // 2 - 1 : -1], self._bins[: _BINS // 2]])
+        edges, counts = (
+            _ascending_edges(),
+            np.concatenate([self._bins[: _BINS // 2 - 1 : -1], self._bins[: _BINS // 2]]),
+        )
         filled = np.flatnonzero(counts)
         first, last = filled[0], filled[-1]
         edges = edges[first : last + 2].copy()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +11,13 @@ import numpy as np
 from workbench.dataset import Dataset
 from workbench.errors import DatasetError, TransformError
 from workbench.jobs import Progress, part_of, silent
+from workbench.pruning.channels import Dependencies
 from workbench.pruning.cutting import cut, parameters
 from workbench.pruning.follow import follow
 from workbench.pruning.graphs import is_quantized, ready
 from workbench.pruning.importance import by_activation, by_magnitude
+from workbench.pruning.plan import Group, choose, find_groups, mask
 from workbench.pruning.plan import Plan as Plan
-from workbench.pruning.plan import choose, find_groups, mask
 from workbench.pruning.recovery import recover
 
 if TYPE_CHECKING:
@@ -68,16 +69,8 @@ def prune(
     plan = plan or Plan()
     if dataset is None and (repair or plan.importance == "activation"):
         raise DatasetError("Pruning by activations, or with repair, needs samples.", "Give some; labels are not used.")
-    if is_quantized(proto):
-        raise TransformError(
-            "The model is quantized already, and pruning cuts weights in float.", "Prune first, and quantize after."
-        )
     progress(0.02, "following the channels")
-    original = ready(proto)
-    found = follow(original)
-    groups, frozen = find_groups(found)
-    if not groups:
-        raise TransformError(_nothing_to_prune(frozen), "Prune it where it was trained, or use another transform.")
+    original, found, groups, frozen = _follow(proto)
     if plan.importance == "activation" and dataset is not None:
         scores = by_activation(original, found, dataset, part_of(progress, 0.05, 0.3))
     else:
@@ -97,6 +90,39 @@ def prune(
         parameters(original),
         parameters(pruned),
     )
+
+
+def distinct_shares(proto: onnx.ModelProto, plan: Plan, shares: Iterable[float]) -> tuple[float, ...]:
+    """Those of some shares, rising, that give numbers of channels which no smaller one gives; none that takes nothing.
+
+    Where the whole net is ranked, magnitude stands in for activations.
+
+    Raises:
+        TransformError: As `prune` does.
+    """
+    original, found, groups, _ = _follow(proto)
+    scores = by_magnitude(original, found)
+    names = {layer.name for layer in found.layers}
+    distinct: dict[tuple[int, ...], float] = {}
+    for share in sorted(shares):
+        gone, _ = choose(groups, scores, replace(plan, share=share), names)
+        if gone:
+            left = tuple(int((~np.isin(group.classes, list(gone))).sum()) for group in groups)
+            distinct.setdefault(left, share)
+    return tuple(distinct.values())
+
+
+def _follow(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, Dependencies, list[Group], dict[str, str]]:
+    if is_quantized(proto):
+        raise TransformError(
+            "The model is quantized already, and pruning cuts weights in float.", "Prune first, and quantize after."
+        )
+    original = ready(proto)
+    found = follow(original)
+    groups, frozen = find_groups(found)
+    if not groups:
+        raise TransformError(_nothing_to_prune(frozen), "Prune it where it was trained, or use another transform.")
+    return original, found, groups, frozen
 
 
 def _nothing_to_prune(frozen: Mapping[str, str]) -> str:

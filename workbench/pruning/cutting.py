@@ -19,8 +19,8 @@ def cut(proto: onnx.ModelProto, found: Dependencies, stays: NDArray[np.bool_]) -
     import onnx
 
     axes: defaultdict[str, dict[int, Labels]] = defaultdict(dict)
-    for tensor, axis, labels in found.cuts:
-        axes[tensor][axis] = labels
+    for place in found.cuts:
+        axes[place.tensor][place.axis] = place.labels
     inputs = {value.name: value for value in proto.graph.input}  # old models declare their weights there, too
     for tensor in proto.graph.initializer:
         cuts = {axis: stays[labels] for axis, labels in axes[tensor.name].items() if not stays[labels].all()}

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 Rule: TypeAlias = Callable[[Step], Value | Mapping[str, Value] | None]
 
 _UNARY = (
-    "Abs Cast Ceil Celu Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log "
-    "Mish Neg Not QuickGelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Softplus Softsign Sqrt Swish Tan Tanh "
-    "ThresholdedRelu"
+    "Abs Cast Ceil Celu Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu "
+    "Log Mish Neg Not QuickGelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Softplus Softsign Sqrt Swish Tan "
+    "Tanh ThresholdedRelu"
 )
 _ELEMENTWISE = (
     "Add And Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
@@ -79,7 +79,8 @@ def follow(proto: onnx.ModelProto) -> Dependencies:
             if inside:
                 raise UnknownError("uses them in a graph of its own")
             values.update(_pass_on(Step(graph, place, found, values)))
-        except UnknownError as reason:
+        except (UnknownError, ValueError, IndexError, KeyError, TypeError) as error:
+            reason = error if isinstance(error, UnknownError) else "is written in a way that pruning does not know"
             text = f"'{node.name}' ({operator_name(node.domain, node.op_type)}) {reason}"
             for value in (*inside, *(values[name] for name in node.input if name in values)):
                 found.freeze(value.labels, text)

@@ -67,8 +67,8 @@ def _computed(
     from onnx.reference import ReferenceEvaluator
 
     feeds = {name: onnx.numpy_helper.to_array(constants[name]) for name in node.input if name}
-    ends = [[onnx.ValueInfoProto(name=name) for name in names] for names in (feeds, node.output)]
-    graph = onnx.helper.make_graph([node], "constant", *ends)
+    inputs, outputs = ([onnx.ValueInfoProto(name=name) for name in names] for names in (feeds, node.output))
+    graph = onnx.helper.make_graph([node], "constant", inputs, outputs)
     model = onnx.helper.make_model(graph, opset_imports=proto.opset_import)
     [array] = ReferenceEvaluator(model).run(None, feeds)
     return onnx.numpy_helper.from_array(np.ascontiguousarray(array))

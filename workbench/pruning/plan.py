@@ -96,7 +96,7 @@ def choose(
     Raises:
         TransformError: The plan names a layer that does not exist, or a share that cannot be read.
     """
-    own = {name: share for name, share in map(_read_share, plan.layers)}
+    own = dict(map(_read_share, plan.layers))
     if unknown := sorted((set(own) | set(plan.keep)) - names):
         raise TransformError(
             f"The model has no layer named {', '.join(map(repr, unknown))} whose channels could be pruned.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,7 +89,7 @@ class _Repair:
         self._kept = stays[layer.labels]
         self._fit = Fit(_RIDGE)
         self._random = np.random.default_rng(0)
-        self._weights = self._array(layer.weight)
+        self._weights: Array = self._array(layer.weight)
         numbers = self._weights.size // self._weights.shape[layer.outputs]
         self._rows = max(_FEWEST_ROWS, -(-_ROWS * numbers // samples))
         self._scales = layer.kind in ("grouped", "transposed")  # each output channel by itself
@@ -102,30 +102,25 @@ class _Repair:
         """Takes in a batch."""
         read, wanted = values[self.reads], values[self.wants]
         if self._node.op_type in ("Gemm", "MatMul"):
-            rows = read.reshape(-1, read.shape[-1])
-            targets = wanted.reshape(-1, wanted.shape[-1])[:, self._kept]
-            chosen = self._choose(len(rows), self._rows * len(read))
-            self._fit.add(rows[None, chosen], targets[None, chosen])
+            flat = read.reshape(-1, read.shape[-1])
+            chosen = self._choose(len(flat), self._rows * len(read))
+            goals = wanted.reshape(-1, wanted.shape[-1])[:, self._kept]
+            self._fit.add(flat[None, chosen], goals[None, chosen])
             return
         made = wanted.shape[2:]
         at = self._choose(int(np.prod(made)), self._rows)
         wanted = wanted.reshape(*wanted.shape[:2], -1)[:, self._kept][:, :, at]  # (samples, outputs, places)
         if self._scales:
             read = read.reshape(*read.shape[:2], -1)[:, :, at] - self._own_bias()[:, None]
-            self._fit.add(*(each.swapaxes(0, 1).reshape(each.shape[1], -1, 1) for each in (read, wanted)))
+            self._fit.add(_each(read), _each(wanted))
             return
         rows = patches(read, self._node, self._weights.shape[2:], at, made)
         if self._layer.kind == "depthwise":
-            rows = np.repeat(rows, wanted.shape[1] // rows.shape[2], axis=2)
-            self._fit.add(
-                rows.transpose(2, 0, 1, 3).reshape(rows.shape[2], -1, rows.shape[3]),
-                wanted.swapaxes(0, 1).reshape(wanted.shape[1], -1, 1),
-            )
+            rows = np.repeat(rows, wanted.shape[1] // rows.shape[2], axis=2).transpose(2, 0, 1, 3)
+            self._fit.add(rows.reshape(len(rows), -1, rows.shape[3]), _each(wanted))
         else:
-            self._fit.add(
-                rows.reshape(1, -1, rows.shape[2] * rows.shape[3]),
-                wanted.swapaxes(1, 2).reshape(1, -1, wanted.shape[1]),
-            )
+            targets = wanted.swapaxes(1, 2)
+            self._fit.add(rows.reshape(1, -1, rows.shape[2] * rows.shape[3]), targets.reshape(1, -1, targets.shape[2]))
 
     def finish(self) -> None:
         """Writes the fitted weights, and the bias where there is room for one."""
@@ -172,3 +167,9 @@ class _Repair:
         import onnx
 
         return onnx.numpy_helper.to_array(self._tensors[name])
+
+
+def _each(values: Array) -> Array:
+    """(samples, channels, places) as a problem for each channel: (channels, rows, 1)."""
+    turned = values.swapaxes(0, 1)
+    return turned.reshape(len(turned), -1, 1)

@@ -1,4 +1,4 @@
-"""How channels pass through operators that compute each value by itself, or with the one at the same place elsewhere."""
+"""How channels pass through operators that compute value by value."""
 
 from __future__ import annotations
 

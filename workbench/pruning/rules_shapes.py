@@ -31,11 +31,11 @@ def concat(step: Step) -> Value | None:
     sizes = [_size(step, place, axis) for place in range(len(step.node.input))]
     pieces = []
     for place, size in enumerate(sizes):
-        value = step.value(place)
-        if value is None:
+        piece = step.value(place)
+        if piece is None:
             fixed = step.found.new(size)
             step.found.freeze(fixed, f"'{step.input(place)}' cannot lose channels")
-        pieces.append(value.labels if value is not None else fixed)
+        pieces.append(fixed if piece is None else piece.labels)
     return Value(axis, positions(pieces), first.rank)
 
 
@@ -190,7 +190,7 @@ def shape_of(step: Step) -> None:
     for place in graph.readers[output]:
         node = graph.nodes[place]
         picked = graph.dims(node.input[1]) if node.op_type == "Gather" and node.domain in STANDARD else None
-        if picked is None or whole.index(value.axis) in graph.array(node.input[1]) % len(whole):
+        if picked is None or whole.index(value.axis) in np.atleast_1d(graph.array(node.input[1])) % len(whole):
             raise UnknownError("reads how many there are")
     if output in graph.outputs:
         raise UnknownError("gives how many there are")
@@ -214,10 +214,12 @@ def reshape(step: Step) -> Value | None:
     value, shape = step.value(0), step.shape(0)
     if value is None:
         return None
-    if shape is None or step.attribute("allowzero", 0):
+    if shape is None:
         raise UnknownError("reshapes something of unknown shape")
     shape = (*shape[: value.axis], len(value.labels), *shape[value.axis + 1 :])
     target = _target(step)
+    if step.attribute("allowzero", 0) and any(entry == 0 for entry, _ in target):
+        raise UnknownError("makes something empty")
     made = _resolve(shape, [entry for entry, _ in target])
     place, block = _find(shape, value, made)
     entry, count = target[place]
@@ -283,6 +285,8 @@ def _resolve(shape: Sequence[int | str], target: Sequence[int | None]) -> list[i
 
 
 def _static(shape: Sequence[int | str]) -> int | None:
-    return math.prod(size for size in shape if isinstance(size, int)) if all(
-        isinstance(size, int) for size in shape
-    ) else None
+    return (
+        math.prod(size for size in shape if isinstance(size, int))
+        if all(isinstance(size, int) for size in shape)
+        else None
+    )

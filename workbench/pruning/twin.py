@@ -60,6 +60,8 @@ def _rename(nodes: Iterable[onnx.NodeProto], prefix: str, fed: set[str]) -> None
             names[:] = [name if not name or name in fed else f"{prefix}{name}" for name in names]
         for attribute in node.attribute:
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                for value in (*graph.input, *graph.output, *graph.initializer):
+                for value in (*graph.input, *graph.output):
                     value.name = f"{prefix}{value.name}"
+                for tensor in graph.initializer:
+                    tensor.name = f"{prefix}{tensor.name}"
                 _rename(graph.node, prefix, fed)

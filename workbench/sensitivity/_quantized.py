@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     import onnx
 
 # Operators that pass on what they get: the quantizer never begins with them.
-_MOVERS = ("Flatten", "Gather", "GatherElements", "Pad", "Reshape", "Slice", "Squeeze", "TopK", "Transpose", "Unsqueeze")
+_MOVERS = (
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "Pad",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "TopK",
+    "Transpose",
+    "Unsqueeze",
+)
 _FOLLOWERS = frozenset((*_MOVERS, "AveragePool", "Clip", "MaxPool", "Relu", "Resize", "Where"))
 
 

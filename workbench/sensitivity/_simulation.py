@@ -85,7 +85,7 @@ class Simulation:
     Args:
         quantized: The model and its quantization.
         name: What messages call it.
-        shared: Run on the process's shared pools, see `share_resources`.
+        shared: Run on the process's pools, see `share_resources`; else on one thread.
     """
 
     def __init__(self, quantized: Quantized, name: str, *, shared: bool = False) -> None:
@@ -215,6 +215,7 @@ class Simulation:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.use_per_session_threads = not self._shared
+        options.intra_op_num_threads = 0 if self._shared else 1
         if self._shared:
             options.add_session_config_entry("session.use_env_allocators", "1")
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # rounded weights become constants
@@ -264,7 +265,7 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
     yield from (name for name in node.input if name)
     for entry in node.attribute:
         for graph in (*entry.graphs, *([entry.g] if entry.HasField("g") else [])):
-            known = {value.name for value in (*graph.input, *graph.initializer)}
+            known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
             known.update(name for inner in graph.node for name in inner.output)
             yield from (name for inner in graph.node for name in _reads(inner) if name not in known)
             yield from (value.name for value in graph.output if value.name not in known)

@@ -116,6 +116,10 @@ class _GraphStudent:
 class TorchStudent:
     """A torch module that takes the teacher's inputs, by name or in their order, and gives its outputs in their order.
 
+    Attributes:
+        inputs: Names of its inputs in its own order.
+        example: A few samples in that order.
+
     Raises:
         TransformError: It gives something else.
         DatasetError: It does not take the samples.
@@ -126,10 +130,10 @@ class TorchStudent:
     def __init__(self, module: torch.nn.Module, teacher: Model, example: Dataset, title: str) -> None:
         from workbench.importers.pytorch.export import flatten
 
-        self._inside, self._teacher, self._example, self._title = module, teacher, example, title
+        self._inside, self._teacher, self._samples, self._title = module, teacher, example, title
         self._order = [spec.name for spec in teacher.inputs]
         call = self._call()
-        self._inputs = call.names
+        self.inputs, self.example = call.names, call.tensors
         self.module = flatten(module, call)
         self._outputs = [spec.name for spec in teacher.outputs]
         self._check()
@@ -139,7 +143,7 @@ class TorchStudent:
         found: dict[str, Any] = {}
         hooks = [self._part(name).register_forward_hook(_keeper(found, name)) for name in wanted]
         try:
-            answers = self.module(*(feed[name] for name in self._inputs))
+            answers = self.module(*(feed[name] for name in self.inputs))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -147,25 +151,24 @@ class TorchStudent:
 
     def write(self, target: Path) -> None:
         """See `Student`."""
-        from workbench.importers.pytorch.export import ModuleSource
-
-        source = ModuleSource(copy.deepcopy(self._inside).eval(), self._call(), _OPSET, self._title)
-        source.write_onnx(target, silent)
+        notes = write_module(copy.deepcopy(self._inside).eval(), self._ordered(), target, self._title)
         proto = read_whole(target)
         _rename_outputs(proto, self._outputs)
         write_whole(proto, target)
         made = read_model(target)
         if self._teacher.fixed_batch is None and made.fixed_batch is not None:
             raise TransformError(
-                f"{self._title} takes a batch of {made.fixed_batch} only when exported: {' '.join(source.notes)}",
+                f"{self._title} takes a batch of {made.fixed_batch} only when exported: {' '.join(notes)}",
                 "Write its forward so that it takes any number of samples.",
             )
 
     def _call(self) -> Any:
         from workbench.importers.pytorch.inputs import make_call
 
-        ordered = Dataset({name: self._example.inputs[name] for name in self._order}, name=self._example.name)
-        return make_call(self._inside.forward, (), ordered, True, self._title)
+        return make_call(self._inside.forward, (), self._ordered(), True, self._title)
+
+    def _ordered(self) -> Dataset:
+        return Dataset({name: self._samples.inputs[name] for name in self._order}, name=self._samples.name)
 
     def _part(self, name: str) -> Any:
         try:
@@ -179,10 +182,10 @@ class TorchStudent:
     def _check(self) -> None:
         import torch
 
-        feed = {name: torch.from_numpy(np.array(array)) for name, array in self._example.inputs.items()}
+        feed = {name: torch.from_numpy(np.array(array)) for name, array in self._samples.inputs.items()}
         try:
             with torch.no_grad():
-                answers = self.module.eval()(*(feed[name] for name in self._inputs))
+                answers = self.module.eval()(*(feed[name] for name in self.inputs))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
             reason = " ".join(str(error).split())[:300].rstrip(".")
@@ -191,7 +194,39 @@ class TorchStudent:
                 "Build a module that takes what the teacher takes.",
             ) from None
         got = [tuple(answer.shape) for answer in answers]
-        check_shapes(got, Teacher(self._teacher, (), 1).answer(dict(self._example.inputs)))
+        check_shapes(got, Teacher(self._teacher, (), 1).answer(dict(self._samples.inputs)))
+
+
+def write_module(module: torch.nn.Module, example: Dataset, target: Path, title: str) -> list[str]:
+    """Writes a module as ONNX with free batch, as the importer of PyTorch does.
+
+    Args:
+        module: In evaluation mode.
+        example: Samples, named like the parameters of forward or in their order.
+        target: The ONNX file.
+        title: The module, for messages.
+
+    Returns:
+        What was changed or assumed on the way, in sentences.
+
+    Raises:
+        ConversionError: It cannot become ONNX.
+        TransformError: It computes something else there.
+    """
+    from workbench.importers.pytorch.export import ModuleSource
+    from workbench.importers.pytorch.inputs import make_call
+
+    source = ModuleSource(module, make_call(module.forward, (), example, True, title), _OPSET, title)
+    source.write_onnx(target, silent)
+    made = read_model(target)
+    rows = {name: _rows(array, made.fixed_batch) for name, array in example.inputs.items()}
+    names = [spec.name for spec in made.outputs]
+    if fault := difference(dict(zip(names, source.infer(rows), strict=True)), Teacher(made, (), 1).answer(rows)):
+        raise TransformError(
+            f"{title} written as ONNX answers otherwise than in PyTorch: {fault}.",
+            "Convert the module with load_model to see which layer differs.",
+        )
+    return source.notes
 
 
 def check_shapes(got: Sequence[tuple[int, ...]], wanted: Mapping[str, NDArray[Any]]) -> None:

@@ -29,6 +29,7 @@ from workbench.workspace import Workspace, fingerprint, read_json, write_json
 Watch = Callable[[Epoch], None]
 _KIND, _RUNNING = "trained", "training"  # folders of the workspace: finished students, checkpoints
 _RECORD = "trained.json"
+_ALIGN = 8  # numbers of channels of a scaled student are multiples of this
 _LAYOUT = 1  # goes up when the loop learns in another way
 _PACKAGES = ("torch", "onnxruntime", "onnxruntime-gpu", "torch-pruning")
 
@@ -70,7 +71,7 @@ def distil(
     """
     workspace = workspace or Workspace()
     scaled = isinstance(student, float | int)
-    source, key = _student(teacher, student, workspace, part_of(progress, 0.0, 0.05) if scaled else progress)
+    source, key = _student(teacher, student, training, workspace, part_of(progress, 0.0, 0.05) if scaled else progress)
     run = Run(teacher, source, key, training, options, name, workspace)
     return run.train(watch, part_of(progress, 0.05, 1.0) if scaled else progress)
 
@@ -86,7 +87,7 @@ def best_so_far(
 ) -> Trained | None:
     """The best epoch of a run that was cancelled, by the same arguments; None if no epoch was finished."""
     workspace = workspace or Workspace()
-    source, key = _student(teacher, student, workspace, silent)
+    source, key = _student(teacher, student, training, workspace, silent)
     return Run(teacher, source, key, training, options, name, workspace).best_so_far()
 
 
@@ -196,7 +197,7 @@ def _make_nothing(folder: Path) -> None:
 
 
 def _student(
-    teacher: Model, student: Model | str | float, workspace: Workspace, progress: Progress
+    teacher: Model, student: Model | str | float, training: Dataset, workspace: Workspace, progress: Progress
 ) -> tuple[StudentSource, Mapping[str, Any]]:
     """Where a student comes from, and what decides it."""
     if isinstance(student, Model):
@@ -208,9 +209,8 @@ def _student(
             f"A student of {student:g} times the teacher's channels is no smaller model.",
             "Give a share above 0 and below 1, a model, or the text that names a function which builds a module.",
         )
-    scaled = transform(
-        teacher, "prune_channels", {"share": 100 * (1 - student)}, workspace=workspace, progress=progress
-    )
+    cut = {"share": 100 * (1 - student), "align": _ALIGN}
+    scaled = transform(teacher, "prune_channels", cut, dataset=training, workspace=workspace, progress=progress)
     return GraphSource(scaled), {"model": scaled.sha256}
 
 

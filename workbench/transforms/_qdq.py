@@ -156,7 +156,9 @@ def quantize_weights(
         scale[scale == 0] = 1.0
         if placement.quantize_bias and weight.bias in tensors:
             scale = np.maximum(scale, _least_scale(tensors[weight.bias], ranges[weight.activation], placement, scale))
-        spread = scale if axis is None else scale.reshape([-1 if number == axis else 1 for number in range(values.ndim)])
+        spread = (
+            scale if axis is None else scale.reshape([-1 if number == axis else 1 for number in range(values.ndim)])
+        )
         whole = np.rint(values / spread).clip(-placement.weight_levels, placement.weight_levels).astype(np.int8)
         changes[weight.name] = whole * spread - values
         parts = [f"{weight.name}_{part}" for part in ("quantized", "scale", "zero_point")]

@@ -27,7 +27,6 @@ class Surgery:
 
     Attributes:
         proto: The model, whole.
-        name: Of the model, for messages.
     """
 
     def __init__(self, model: Model, opset: int = 0) -> None:
@@ -37,7 +36,6 @@ class Surgery:
             ModelError: The file is not what it should be.
             TransformError: ONNX's converter cannot bring it to that opset.
         """
-        self.name = model.name
         self.proto = read_whole(model.path)
         for node, shown in zip(self.proto.graph.node, read_skeleton(model.path).graph.node, strict=True):
             node.name = shown.name

@@ -63,8 +63,8 @@ def apply(model: Model, options: Options, dataset: Dataset | None, target: Path,
     progress(0.8, "writing the model")
     write_whole(proto, target)
     return (
-        "ONNX Runtime computes nothing in BF16 on the CPU and refuses the model there; OpenVINO runs it, TensorRT builds "
-        "it for GPUs from SM80 on.",
+        "ONNX Runtime computes nothing in BF16 on the CPU and refuses the model there; OpenVINO runs it, and TensorRT "
+        "builds it for GPUs from SM80 (Ampere) on.",
     )
 
 
@@ -99,6 +99,8 @@ class _Caster:
         """The places of the inputs and outputs that become bfloat16."""
         if node.name in self._keep or node.op_type in _STAY or node.domain not in STANDARD:
             return set(), set()
+        if any(entry.HasField("g") or entry.graphs for entry in node.attribute):
+            return set(), set()  # what runs inside reads and gives float32
         if node.op_type == "Cast":
             return set(), self._floats(node.output)
         kinds = _kinds(node, self._opset)

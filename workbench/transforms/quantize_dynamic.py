@@ -79,10 +79,11 @@ def _check_worthwhile(graph: onnx.ModelProto, model: Model, options: Options) ->
     if options.convolutions and any(weights.values()):
         return
     if not any(weights.values()):
+        looked_for = ", ".join([*_MATRIX_OPERATORS, *(["Conv"] if options.convolutions else [])])
         raise TransformError(
             f"{model.name} has nothing that dynamic quantization could touch: "
-            f"no constant weights of {', '.join(_MATRIX_OPERATORS)}{' or Conv' if options.convolutions else ''}.",
-            "Use quantize_static, or the model as it is.",
+            f"no constant weights in float32 of {looked_for}.",
+            "Start from the float32 model if this one was cast to another type, or use quantize_static.",
         )
     share = weights["convolutions"] / sum(weights.values())
     if share > 1 - _WORTHWHILE:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from workbench.calibration.observe import observe
+from workbench.calibration import collect
 from workbench.dataset import Dataset
 from workbench.errors import TransformError
 from workbench.graph.shapes import STANDARD
@@ -51,14 +51,17 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
 
     Raises:
         TransformError: There is nothing to quantize, the model is quantized already, or a name does not exist.
-        DatasetError: There are fewer samples than the model takes at a time.
+        DatasetError: There are too few samples, or they lead to NaN or infinite values.
     """
     progress(0.02, "reading the model")
     surgery = Surgery(model, _OPSET)
     refuse_quantized(surgery.proto, model)
     check_names(surgery.proto, options.keep_float, model.name)
+    types = surgery.element_types(model)
     places = {
-        node.name: _places(node, surgery, options) for node in surgery.nodes if node.name not in options.keep_float
+        node.name: _places(node, surgery, options)
+        for node in surgery.nodes
+        if node.name not in options.keep_float and all(types.get(name) == "float32" for name in node.input[:2])
     }
     activations = sorted(
         {
@@ -74,21 +77,22 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
             "let through.",
             "FP8 suits models of large convolutions and matrix products; use float16 for others.",
         )
-    largest = dict.fromkeys(activations, 0.0)
-
-    def see(values: dict[str, NDArray[Any]]) -> None:
-        for name, array in values.items():
-            largest[name] = max(largest[name], float(abs(array).max(initial=0)))
-
-    observe(surgery.proto, activations, dataset.take(options.samples), see, progress=part_of(progress, 0.05, 0.85))
+    found = collect(
+        surgery.proto,
+        activations,
+        dataset.take(options.samples),
+        bins=False,
+        progress=part_of(progress, 0.05, 0.85),
+    )
+    largest = {name: max(-one.histogram.low, one.histogram.high) for name, one in found.items()}
     writer = _Writer(surgery, largest, options.per_channel)
     nodes = [made for node in list(surgery.nodes) for made in writer.rewrite(node, places.get(node.name, ()))]
     progress(0.9, "writing the model")
     write_whole(surgery.finish(nodes), target)
     return (
         "This is for TensorRT on GPUs from SM89 (Ada) on. OpenVINO computes it on processors, in float. ONNX Runtime "
-        "gives right answers with graph_level basic or disabled only: above, it takes a ReLU before an FP8 "
-        "QuantizeLinear for superfluous.",
+        "runs it with graph_level basic or disabled only: above, it refuses it or gives wrong answers, as it takes a "
+        "ReLU before an FP8 QuantizeLinear for superfluous.",
     )
 
 

@@ -64,7 +64,6 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
     refuse_quantized(proto, model)
     check_names(proto, options.keep_float, model.name, "Names are those of the graph after BatchNorm folding. ")
     raise_opset(proto, _OPSET, model.name)
-    progress(0.05, "starting NNCF")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -87,7 +86,6 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
 def _quantize(
     proto: onnx.ModelProto, model: Model, options: Options, dataset: Dataset, progress: Progress
 ) -> onnx.ModelProto:
-    nncf = _load_nncf()
     batch = model.fixed_batch or 1
     count = len(dataset) // batch
     if not count:
@@ -95,6 +93,8 @@ def _quantize(
             f"{dataset.name} has {len(dataset)} samples to calibrate with, and {model.name} takes {batch} at a time.",
             "Give more samples, or export the model with a dynamic batch.",
         )
+    progress(0.05, "starting NNCF")
+    nncf = _load_nncf()
     shown = itertools.count()
 
     def show(feed: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

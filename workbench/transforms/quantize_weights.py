@@ -27,6 +27,7 @@ NEEDS_DATASET = False
 _BLOCKED_OPSET = 21  # the first whose DequantizeLinear takes blocks and 4 bits
 _CHANNELS_OPSET = 13  # the first whose DequantizeLinear takes one scale per channel
 _MICROSOFT = "com.microsoft"
+_NAMED = 5  # nodes in a note
 _SMALLEST = 16  # block that MatMulNBits takes
 _WEIGHT = {"Conv": 1, "ConvTranspose": 1, "Gather": 0, "Gemm": 1, "MatMul": 1}
 
@@ -42,14 +43,16 @@ class Options:
     ] = "32"
     form: Annotated[
         Literal["operator", "qdq"],
-        option("operator is MatMulNBits, which ONNX Runtime has; qdq is ONNX's own (opset 21), for other runtimes."),
+        option(
+            "operator is MatMulNBits, for ONNX Runtime and OpenVINO; qdq is ONNX's own (opset 21), for TensorRT too."
+        ),
     ] = "operator"
     convolutions: Annotated[
         bool,
         option("Weights of convolutions too, INT8 per channel: a smaller file, no faster."),
     ] = False
-    embeddings: Annotated[bool, option("Tables of embeddings too (Gather), in the qdq form.")] = False
-    symmetric: Annotated[bool, option("Without zero points.", advanced=True)] = True
+    embeddings: Annotated[bool, option("Tables of embeddings too (Gather), INT8 per row.")] = False
+    symmetric: Annotated[bool, option("Without zero points; TensorRT takes nothing else.", advanced=True)] = True
     arithmetic: Annotated[
         Literal["float32", "int8"],
         option("What MatMulNBits multiplies in; int8 rounds activations as well, and is faster.", advanced=True),
@@ -57,16 +60,20 @@ class Options:
     keep_float: Annotated[tuple[str, ...], option("Names of nodes that stay in float.", advanced=True)] = ()
 
 
-def apply(model: Model, options: Options, dataset: Dataset | None, target: Path, progress: Progress) -> None:
-    """Writes the model with rounded weights; a matrix stays in float where that takes no more room.
+def apply(model: Model, options: Options, dataset: Dataset | None, target: Path, progress: Progress) -> tuple[str, ...]:
+    """Writes the model with rounded weights.
+
+    A matrix stays in float where that takes no more room, and in the qdq form where no block divides its rows, which
+    OpenVINO insists on. ONNX Runtime and OpenVINO may round activations as well where they fuse the qdq form.
+
+    Returns:
+        Which matrices stay in float, where any do.
 
     Raises:
         TransformError: There is nothing to quantize, the model is quantized already, or a name does not exist.
     """
     progress(0.05, "reading the model")
-    blocked = options.form == "qdq" or options.embeddings
-    opset = _BLOCKED_OPSET if blocked else _CHANNELS_OPSET if options.convolutions else 0
-    writer = _Writer(Surgery(model, opset), options)
+    writer = _Writer(Surgery(model, _BLOCKED_OPSET if options.form == "qdq" else _CHANNELS_OPSET), options)
     refuse_quantized(writer.surgery.proto, model)
     check_names(writer.surgery.proto, options.keep_float, model.name)
     nodes = list(writer.surgery.nodes)
@@ -77,12 +84,16 @@ def apply(model: Model, options: Options, dataset: Dataset | None, target: Path,
     if not writer.rounded:
         raise TransformError(
             f"{model.name} has nothing that weight-only quantization makes smaller: no matrix product with a constant "
-            f"matrix that blocks of {options.block_size} fit.",
+            f"float32 matrix that blocks of {options.block_size} fit.",
             "Try smaller blocks; convolutions and embeddings are options of their own, and quantize_static is for "
             "convolutional models that are to be faster.",
         )
     progress(0.9, "writing the model")
     write_whole(writer.finish(made), target)
+    if not writer.left:
+        return ()
+    named = ", ".join(writer.left[:_NAMED]) + (f" and {count} more" if (count := len(writer.left) - _NAMED) > 0 else "")
+    return (f"In float, as it would be no smaller or no block fits: {named}.",)
 
 
 class _Writer:
@@ -91,6 +102,7 @@ class _Writer:
     def __init__(self, surgery: Surgery, options: Options) -> None:
         self.surgery = surgery
         self.rounded: dict[tuple[str, ...], list[str]] = {}  # constants made, by what they were made of
+        self.left: list[str] = []  # nodes whose weights stay as they are
         self._options = options
         self._bits, self._block = int(options.bits), int(options.block_size)
 
@@ -141,7 +153,7 @@ class _Writer:
                 arrays.append((pack_pairs(zero) if self._bits == 4 else zero).ravel())
             return arrays
 
-        names = self._constants((node.input[1], "operator", str(turned), str(alpha)), weight, make)
+        names = self._constants(node, (node.input[1], "operator", str(turned), str(alpha)), weight, make)
         if not names:
             return [node]
         product = onnx.helper.make_node(
@@ -170,44 +182,36 @@ class _Writer:
         """DequantizeLinear over blocks before the node."""
         axis = 1 if attribute(node, "transB", 0) else 0
         size = self._dividing(weight.shape[axis])
-        names = self._constants((node.input[1], "qdq", str(axis)), weight, lambda: self._signed(weight, axis, size))
+        names = self._constants(
+            node, (node.input[1], "qdq", str(axis)), weight, lambda: self._signed(weight, axis, size)
+        )
         return self._dequantized(node, 1, names, axis=axis, block_size=size) if names else [node]
 
     def _embedding(self, node: onnx.NodeProto, weight: NDArray[Any]) -> list[onnx.NodeProto]:
-        """Rows are looked up as they are stored, and dequantized after that."""
+        """Rows are looked up as they are stored and multiplied by their scales after that."""
         import onnx
 
-        size = self._dividing(weight.shape[1])
         if attribute(node, "axis", 0) != 0:
             return [node]
-        names = self._constants((node.input[0], "qdq", "1"), weight, lambda: self._signed(weight, 1, size))
+        names = self._constants(node, (node.input[0], "rows"), weight, lambda: _per_channel(weight, 0, keep_axes=True))
         if not names:
             return [node]
-        found = [self.surgery.fresh(f"{node.output[0]}/{part}") for part in ("steps", "scale", "zero")[: len(names)]]
-        looked_up = [
-            onnx.helper.make_node("Gather", [name, node.input[1]], [output], name=output)
-            for name, output in zip(names, found, strict=True)
+        output = node.output[0]
+        steps, scale, values = (self.surgery.fresh(f"{output}/{part}") for part in ("steps", "scale", "values"))
+        return [
+            onnx.helper.make_node("Gather", [names[0], node.input[1]], [steps], name=node.name),
+            onnx.helper.make_node("Gather", [names[1], node.input[1]], [scale], name=scale),
+            onnx.helper.make_node("Cast", [steps], [values], name=values, to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Mul", [values, scale], [output], name=f"{node.name}/scale"),
         ]
-        whole = onnx.helper.make_node(
-            "DequantizeLinear", found, list(node.output), name=node.name, axis=-1, block_size=size
-        )
-        return [*looked_up, whole]
 
     def _convolution(self, node: onnx.NodeProto, weight: NDArray[Any]) -> list[onnx.NodeProto]:
         """DequantizeLinear with a scale for each output channel before the node."""
-        import numpy as np
-
         axis = 0
         if node.op_type == "ConvTranspose":  # (inputs, outputs per group, …): with groups, an axis of no channel
             axis = 1 if attribute(node, "group", 1) == 1 else 0
-
-        def make() -> list[NDArray[Any]]:
-            others = tuple(place for place in range(weight.ndim) if place != axis)
-            scale = np.abs(weight).max(axis=others) / np.float32(127)
-            scale = np.where(scale, scale, 1).astype(np.float32)
-            return [np.rint(weight / np.expand_dims(scale, others)).astype(np.int8), scale]
-
-        names = self._constants((node.input[1], "channels", str(axis)), weight, make)
+        key = (node.input[1], "channels", str(axis))
+        names = self._constants(node, key, weight, lambda: _per_channel(weight, axis))
         return self._dequantized(node, 1, names, axis=axis) if names else [node]
 
     def _signed(self, weight: NDArray[Any], axis: int, size: int) -> list[NDArray[Any]]:
@@ -243,13 +247,13 @@ class _Writer:
         return size if size >= _SMALLEST else 0
 
     def _constants(
-        self, key: tuple[str, ...], weight: NDArray[Any], make: Callable[[], list[NDArray[Any]]]
+        self, node: onnx.NodeProto, key: tuple[str, ...], weight: NDArray[Any], make: Callable[[], list[NDArray[Any]]]
     ) -> list[str]:
-        """Names of the arrays that stand for a weight; none where they take no less room."""
+        """Names of the arrays that stand for a node's weight; none where they take no less room."""
         if key not in self.rounded:
             arrays = make()
-            room = sum(_bytes(array) for array in arrays)
-            if not arrays or room >= weight.nbytes:
+            if not arrays or sum(map(_bytes, arrays)) >= weight.nbytes:
+                self.left.append(node.name)
                 return []
             names = zip(arrays, ("steps", "scale", "zero"), strict=False)
             self.rounded[key] = [self.surgery.add_constant(f"{key[0]}/{part}", array) for array, part in names]
@@ -264,6 +268,16 @@ class _Writer:
         weight = self.surgery.fresh(f"{node.input[place]}/float")
         node.input[place] = weight
         return [onnx.helper.make_node("DequantizeLinear", names, [weight], name=weight, **attributes), node]
+
+
+def _per_channel(weight: NDArray[Any], axis: int, keep_axes: bool = False) -> list[NDArray[Any]]:
+    """INT8 steps of the weight's shape, and a scale for each index of an axis."""
+    import numpy as np
+
+    others = tuple(place for place in range(weight.ndim) if place != axis)
+    scale = np.abs(weight).max(axis=others, keepdims=True) / np.float32(127)
+    scale = np.where(scale, scale, 1).astype(np.float32)
+    return [np.rint(weight / scale).astype(np.int8), scale if keep_axes else scale.reshape(-1)]
 
 
 def _bytes(array: NDArray[Any]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from workbench.calibration.observe import observe
+from workbench.calibration import collect
 from workbench.dataset import Dataset
 from workbench.errors import TransformError
 from workbench.graph.shapes import STANDARD
@@ -57,7 +57,7 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
 
     Raises:
         TransformError: There is nothing to smooth, the model is quantized already, or a name does not exist.
-        DatasetError: There are fewer samples than the model takes at a time.
+        DatasetError: There are too few samples, or they lead to NaN or infinite values.
     """
     progress(0.02, "reading the model")
     surgery = Surgery(model)
@@ -73,16 +73,18 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
             if smoother.products
             else "It is meant for transformers; convolutional models go to quantize_static as they are.",
         )
-    largest: dict[str, NDArray[Any]] = {}
-
-    def see(values: dict[str, NDArray[Any]]) -> None:
-        for name, array in values.items():
-            seen = abs(array).reshape(-1, array.shape[-1]).max(axis=0, initial=0)
-            largest[name] = seen if name not in largest else largest[name].clip(min=seen)
-
-    observe(surgery.proto, chosen, dataset.take(options.samples), see, progress=part_of(progress, 0.05, 0.85))
+    found = collect(
+        surgery.proto,
+        chosen,
+        dataset.take(options.samples),
+        bins=False,
+        channels=dict.fromkeys(chosen, -1),
+        progress=part_of(progress, 0.05, 0.85),
+    )
     for name in chosen:
-        smoother.smooth(name, largest[name], options.alpha)
+        peaks = found[name].channel_peaks
+        assert peaks is not None
+        smoother.smooth(name, peaks, options.alpha)
     progress(0.9, "writing the model")
     write_whole(surgery.finish(smoother.nodes()), target)
 
@@ -155,7 +157,9 @@ class _Smoother:
         """The constants that take the division of an activation; None if others than its products would see it."""
         if len(self._readers[name]) != len(self.products[name]):
             return None
-        return self._foldings(name)
+        weight = self._surgery.constant(self.products[name][0].input[1])
+        assert weight is not None
+        return self._foldings(name, weight.shape[bool(attribute(self.products[name][0], "transB", 0))])
 
     def nodes(self) -> Iterator[onnx.NodeProto]:
         """The nodes of the new graph."""
@@ -164,8 +168,8 @@ class _Smoother:
                 yield self._before[node.name]
             yield node
 
-    def _foldings(self, name: str) -> list[_Edit] | None:
-        """As `find_folding`, for a tensor whose every reader takes the divided one."""
+    def _foldings(self, name: str, width: int) -> list[_Edit] | None:
+        """As `find_folding`, for a tensor of that many channels whose every reader takes the divided one."""
         node = self._makers.get(name)
         if node is None or node.domain not in STANDARD or name in self._fixed:
             return None
@@ -173,18 +177,20 @@ class _Smoother:
         known = [place for place, values in enumerate(constants) if values is not None]
         others = [place for place, entry in enumerate(node.input) if entry and place not in known]
         if node.op_type in ("LayerNormalization", "RMSNormalization"):
-            scale = constants[1]
             # A scale of more axes: it normalizes over others than the channels too.
-            plain = scale is not None and scale.ndim == 1 and others == [0]
+            plain = others == [0] and all(values is not None and values.shape == (width,) for values in constants[1:])
             return [_Edit(node, place) for place in known] if plain else None
         if node.op_type in ("MatMul", "Gemm"):
             turned = bool(attribute(node, "transB", 0))
-            return [_Edit(node, place, turned and place == 1) for place in known] if others == [0] else None
+            weight = constants[1] if others == [0] else None
+            if weight is None or weight.ndim < 2 or weight.shape[0 if turned else -1] != width:
+                return None
+            return [_Edit(node, place, turned and place == 1) for place in known]
         if node.op_type == "Mul" and len(known) == 1:
             return [_Edit(node, known[0])]
         inner: list[_Edit] | None = None
         if len(others) == 1 and len(self._readers[node.input[others[0]]]) == 1:
-            inner = self._foldings(node.input[others[0]])
+            inner = self._foldings(node.input[others[0]], width)
         if inner is None:
             return None
         if node.op_type in ("Add", "Sub") and len(known) == 1:

@@ -1,4 +1,4 @@
-"""Quantizes one model with one tool, in a process of its own, and reports time and memory: `_quantizers.py JOB.json`."""
+"""Quantizes one model with one tool in a process of its own, and reports time and memory: `_quantizers.py JOB`."""
 
 from __future__ import annotations
 

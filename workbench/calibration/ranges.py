@@ -92,8 +92,7 @@ def _entropy_threshold(histogram: Histogram) -> float:
     For every threshold from 128 bins upwards, the bins inside, with everything beyond added to the last, are compared
     with what is left of them when they are merged into as many levels as the quantized side has.
     """
-    edges, counts = histogram.bins()
-    levels = _LEVELS if edges[0] >= 0 else _LEVELS // 2
+    levels = _LEVELS if histogram.low >= 0 else _LEVELS // 2
     fine, weights = _magnitudes(histogram)
     weights = weights.reshape(_FINE, -1).sum(axis=1)
     weights[0] = weights[1]  # zeros say nothing about the scale: rectified tensors have half of their values there

@@ -39,8 +39,21 @@ def refuse_quantized(proto: onnx.ModelProto, model: Model) -> None:
 
 
 _INTEGER_OPERATORS = frozenset(
-    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger "
-    "MatMulNBits QGemm QLinearAdd DynamicQuantizeMatMul MatMulIntegerToFloat QAttention".split()
+    [
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "QLinearConv",
+        "QLinearMatMul",
+        "ConvInteger",
+        "MatMulInteger",
+        "MatMulNBits",
+        "QGemm",
+        "QLinearAdd",
+        "DynamicQuantizeMatMul",
+        "MatMulIntegerToFloat",
+        "QAttention",
+    ]
 )
 
 

@@ -253,6 +253,35 @@ def operators_in_float(proto: onnx.ModelProto, operators: Collection[str]) -> li
 
 
 _WITHOUT_ARITHMETIC = frozenset(
-    "Cast Concat Constant ConstantOfShape Dropout Expand Flatten Gather GatherElements GatherND Identity NonZero Pad "
-    "Range Reshape Shape Slice Split Squeeze Tile Transpose Unsqueeze Where Not Equal Greater Less And Or".split()
+    [
+        "Cast",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "Dropout",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Identity",
+        "NonZero",
+        "Pad",
+        "Range",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+        "Not",
+        "Equal",
+        "Greater",
+        "Less",
+        "And",
+        "Or",
+    ]
 )

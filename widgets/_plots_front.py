@@ -48,6 +48,7 @@ def front_figure(comparison: Comparison, *, height: int = 400) -> figure:
     accuracy = comparison.original.accuracy
     quality = f"{accuracy.metric} (%)" if accuracy else "agreement with the original (%)"
     plot = new_figure("Accuracy against latency (best: top left)", "median latency (ms)", quality, height=height)
+    plot.outline_line_color = None  # Bokeh 3.9 draws it over the path that the last marker of the frame before left
     plot.x_range.start = 0
     plot.segment("x0", "y", "x1", "y", source=source, color="color", line_width=2, alpha="alpha", **_selected("alpha"))
     plot.segment("x", "y0", "x", "y1", source=source, color="color", line_width=2, alpha="alpha", **_selected("alpha"))

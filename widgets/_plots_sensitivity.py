@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from bokeh.models import ColumnDataSource, DataRange1d, HoverTool, LegendItem, Span, TapTool
 from bokeh.plotting import figure
 
 from widgets._plots import GREY, add_legend, candidate_color, new_figure
 from widgets._sensitivity_data import Entry, plot_data
+
+_FRAME = 380, 280  # pixels of the smallest frame that labels are placed in
+_LETTER, _LINE, _GAP = 7, 15, 10  # pixels: width of a letter, height of a line, between a point and its label
+_MOST_LABELS = 8
 
 _IN_INT8, _IN_FLOAT = candidate_color(0), candidate_color(3)
 
@@ -26,6 +31,7 @@ def sensitivity_figure(
         height: Of the plot, pixels.
     """
     data = plot_data(entries, kept)
+    data |= _place_labels(data)
     source = ColumnDataSource(data)
     plot = new_figure(
         "What to keep in float (best: top left)",
@@ -88,3 +94,29 @@ def layers_of(plot: figure) -> ColumnDataSource:
     """The source of the points, whose column `name` says which layer each is."""
     source: ColumnDataSource = plot.select_one({"name": "layers"}).data_source
     return source
+
+
+def _place_labels(data: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The worst points get their names, left or right of them, where these cover no other name or point."""
+    places = list(zip(_scaled(data["cost"], _FRAME[0]), _scaled(data["sqnr"], _FRAME[1]), strict=True))
+    taken = [(x - _LINE / 2, y - _LINE / 2, x + _LINE / 2, y + _LINE / 2) for x, y in places]
+    labels, sides = [""] * len(places), ["left"] * len(places)
+    for number, (x, y) in enumerate(places[:_MOST_LABELS]):
+        width = _LETTER * len(data["short"][number])
+        for side, start in (("left", x + _GAP), ("right", x - _GAP - width)):
+            box = (start, y - _LINE / 2, start + width, y + _LINE / 2)
+            if start >= 0 and box[2] <= _FRAME[0] and not any(_overlap(box, other) for other in taken):
+                labels[number], sides[number] = data["short"][number], side
+                taken.append(box)
+                break
+    return {"label": labels, "align": sides, "offset": [_GAP if side == "left" else -_GAP for side in sides]}
+
+
+def _scaled(values: Sequence[float], pixels: int) -> list[float]:
+    """Places in the frame, which leaves some room at both ends."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    return [pixels * (0.07 + 0.86 * ((value - low) / (high - low) if high > low else 0.5)) for value in values]
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

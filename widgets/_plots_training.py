@@ -94,6 +94,7 @@ class TrainingPlot:
         names = {"student": [line, points], "best epoch": [best]}
         add_legend(plot, [LegendItem(label=name, renderers=drawn) for name, drawn in names.items()])
         self._score_legend = plot.legend[0]
+        self._score_legend.ncols = len(names) + 1  # the teacher comes with the result
         tips = [("epoch", "@number, @seconds{0.0} s"), ("score", "@score{0.00} %"), ("loss", "@loss{0.0000}")]
         plot.add_tools(HoverTool(renderers=[points], tooltips=tips))
         return plot

@@ -79,8 +79,8 @@ def table_rows(entries: Sequence[Entry], samples: int) -> list[dict[str, Any]]:
     ]
 
 
-def plot_data(entries: Sequence[Entry], kept: Collection[str], labelled: int = 5) -> dict[str, list[Any]]:
-    """Points of the plot: cost of float (ms) against SQNR of the output (dB), and the names of the worst of them."""
+def plot_data(entries: Sequence[Entry], kept: Collection[str]) -> dict[str, list[Any]]:
+    """Points of the plot, the worst first: cost of float (ms), SQNR of the output (dB), texts, and whether kept."""
     drawn = [entry for entry in entries if entry.cost_ms is not None and math.isfinite(entry.layer.only_sqnr_db)]
     names = [entry.layer.name for entry in drawn]
     return {
@@ -90,9 +90,7 @@ def plot_data(entries: Sequence[Entry], kept: Collection[str], labelled: int = 5
         "sqnr": [entry.layer.only_sqnr_db for entry in drawn],
         "float": [format_ms(entry.float_ms) for entry in drawn],
         "int8": [format_ms(entry.int8_ms) for entry in drawn],
-        "label": [short if number < labelled else "" for number, short in enumerate(shortened(names, 24))],
-        "align": ["right" if right else "left" for right in _right_half(drawn)],
-        "offset": [-10 if right else 10 for right in _right_half(drawn)],
+        "short": shortened(names, 24),
         "kept": [name in kept for name in names],
     }
 
@@ -133,8 +131,7 @@ def budget_words(result: BudgetResult) -> str:
     if result.kept:
         few = len(result.kept) <= _NAMED
         names = ", ".join(layer.name for layer in result.kept) if few else f"{len(result.kept)} layers, ticked below"
-        costs = [layer.cost_ms for layer in result.kept if layer.cost_ms is not None]
-        lines.append(f"In float: {names}; about {format_cost(sum(costs))} ms an inference.")
+        lines.append(f"In float: {names}.")
     if not result.holds:
         lines.append("No variant was made; Requantize makes this one all the same.")
     return "\n".join(lines)
@@ -180,13 +177,6 @@ def shortened(names: Sequence[str], longest: int) -> list[str]:
         shared += 1
     short = ["/".join(each[shared:]) for each in parts]
     return [name if len(name) <= longest else f"…{name[1 - longest :]}" for name in short]
-
-
-def _right_half(drawn: Sequence[Entry]) -> list[bool]:
-    """Which points lie in the right half of the plot, where a text to their right would be cut off."""
-    costs = [entry.cost_ms or 0.0 for entry in drawn]
-    middle = (min([*costs, 0.0]) + max([*costs, 0.0])) / 2
-    return [cost > middle for cost in costs]
 
 
 def _layers(count: int) -> str:

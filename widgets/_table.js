@@ -29,9 +29,12 @@ const STYLE = `
 .wb-scroll { overflow: auto; container-type: inline-size; }
 .wb-scroll.limited thead th { position: sticky; top: 0; z-index: 1; background: var(--jp-layout-color1, Canvas);
   box-shadow: inset 0 -1px var(--jp-border-color2, currentColor); }
+@container (max-width: 1000px) {
+  .wb-table th:not(.left) button { white-space: normal; }
+  .wb-table .label { display: block; width: max-content; margin: 2px 0 0 calc(1.4em + 18px); }
+}
 @container (max-width: 800px) {
   .wb-table th button, .wb-table td { padding: 5px 6px; }
-  .wb-table th:not(.left) button { white-space: normal; }
   .wb-table td:not(.left) { white-space: normal; }
 }`;
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from workbench import model_report, report
+from workbench._compress_commands import budget, sensitivity
 from workbench._flags import Calibration, Model, Provider, Root, Samples, Threads, backend_options, flags, show_progress
 from workbench._measure_commands import (
     AccuracyFlags,
@@ -155,6 +156,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect,
     "diff": diff,
     "transform": transform_,
+    "sensitivity": sensitivity,
+    "budget": budget,
     "latency": latency,
     "accuracy": accuracy,
     "load": load,

@@ -62,8 +62,9 @@ def _verdict(result: BudgetResult) -> str:
         return f"{lost} with {count} in float: {budget} holds.{more}"
     head = f"The budget cannot be kept: {lost} at the least, with {count} in float, over {budget}."
     if not result.complete:
-        count = len(result.trials)
-        return f"{head} {'The one trial was' if count == 1 else f'All {count} trials were'} used up: raise max_trials."
+        number = len(result.trials)
+        spent = "The one trial was" if number == 1 else f"All {number} trials were"
+        return f"{head} {spent} used up: raise max_trials to go on."
     return (
         f"{head} More layers in float, up to the last that has weights, do not help: calibrate on more samples or by "
         "another method, train after compression, or stay in float."

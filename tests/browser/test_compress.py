@@ -22,7 +22,7 @@ app.sensitivity.timing.set({{"seconds": 0.1}})
 app.transform.variants = (("copy", app.load.model),)
 app.distil.student.kind.value = "A variant"
 app.distil.data.value = "calibration"
-app.distil.options.set({{"epochs": 500, "threads": 1}})
+app.distil.options.set({{"epochs": 500, "batch": 16, "threads": 1}})
 app
 """
 
@@ -64,7 +64,7 @@ def test_layers_are_kept_in_float_and_a_cancelled_student_keeps_its_best_epoch(
     curves = page.get_by_role("img", name="Loss and validation score").locator(".bk-Figure")
     expect(curves).to_have_count(2, timeout=SLOW)
     expect(curves.first).to_be_visible(timeout=SLOW)
-    user.sees(re.compile(r"epoch [2-9]\b"))
+    user.sees(re.compile(r"^epoch \d+ .*%"))  # one is finished
     user.press("Cancel")
     user.sees(re.compile("^cancelled after epoch"))
     user.takes_picture("cancelled")

@@ -46,7 +46,7 @@ class Net:
     def conv(self, value: str, inputs: int, outputs: int, kernel: int = 3, *, dead: bool = True, **more: Any) -> str:
         weight = self.weights(outputs, inputs // more.get("group", 1), kernel, kernel, dead=0 if dead else None)
         bias = self.weights(outputs, dead=0 if dead else None)
-        return self.add("Conv", value, weight, bias, pads=[kernel // 2] * 4, **more)
+        return self.add("Conv", value, weight, bias, **{"pads": [kernel // 2] * 4, **more})
 
     def norm(self, value: str, channels: int) -> str:
         positive = np.abs(self.weights(channels)) + 1

@@ -48,6 +48,14 @@ def test_small_blocks_are_more_exact(
     assert fine.size_bytes > coarse.size_bytes
 
 
+def test_activations_are_rounded_as_well_unless_it_is_asked_otherwise(
+    transformer: Model, noise: Dataset, apply: Apply, sqnr: Callable[..., float]
+) -> None:
+    fast, exact = (apply(transformer, "quantize_weights", {"arithmetic": kind}) for kind in ("int8", "float32"))
+
+    assert sqnr(transformer, exact, noise) > sqnr(transformer, fast, noise) + 1
+
+
 def test_tensorrt_builds_the_form_of_onnx(transformer: Model, apply: Apply) -> None:
     pytest.importorskip("tensorrt_rtx")
     small = apply(transformer, "quantize_weights", {"bits": "4", "form": "qdq"})

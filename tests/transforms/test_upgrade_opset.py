@@ -58,7 +58,8 @@ def test_an_opset_can_be_asked_for(tmp_path: Path, workspace: Workspace) -> None
     old = old_model(tmp_path / "old.onnx", MEAN, PRODUCT)
     new = transform(old, "upgrade_opset", {"target": 15}, workspace=workspace)
 
-    assert (new.opset, new.size_bytes) == (15, pytest.approx(old.size_bytes, rel=0.1))
+    assert new.opset == 15
+    assert new.size_bytes < old.size_bytes + 1000  # what was done is written into it
     assert transform(new, "upgrade_opset", {"target": 15}, workspace=workspace).opset == 15
 
 

@@ -150,7 +150,7 @@ _REFUSALS = (
     (
         r"Could not find an implementation for (\S+)\((\d+)\)",
         "uses {0} of opset {1}, which {runtime} does not implement on this device, or not for its element types",
-        "Raise its opset (transform upgrade_opset), export it in float32, or use another backend.",
+        "Export it in float32 or use another backend; where the opset is old, raise it (transform upgrade_opset).",
     ),
 )
 

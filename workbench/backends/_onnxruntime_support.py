@@ -5,6 +5,7 @@ from __future__ import annotations
 from workbench.model import Model
 from workbench.support import Probe, Unsupported, make_probes
 
+_FIRST_WITH_FLOAT8 = 19  # opset
 _TOO_NEW = ("ValidateOpsetForDomain", "Unsupported model IR version")
 
 
@@ -27,6 +28,22 @@ def unsupported(model: Model) -> tuple[Unsupported, ...]:
                 return (_too_new(probe, version),)
             found += [problem for problem in [_explain(probe, said, version)] if problem]
     return tuple(found)
+
+
+def has_float8(model: Model) -> bool:
+    """Whether some constant of the model is in FP8, as the zero points behind its QuantizeLinear nodes are."""
+    import onnx
+
+    if model.opset < _FIRST_WITH_FLOAT8:
+        return False
+    kinds = (
+        onnx.TensorProto.FLOAT8E4M3FN,
+        onnx.TensorProto.FLOAT8E4M3FNUZ,
+        onnx.TensorProto.FLOAT8E5M2,
+        onnx.TensorProto.FLOAT8E5M2FNUZ,
+    )
+    graph = onnx.load(str(model.path), load_external_data=False).graph
+    return any(tensor.data_type in kinds for tensor in graph.initializer)
 
 
 def _explain(probe: Probe, said: str, version: str) -> Unsupported | None:

@@ -12,6 +12,7 @@ from workbench.backends._host import physical_cores
 from workbench.backends._onnxruntime_profile import optimized as optimized
 from workbench.backends._onnxruntime_profile import profile as profile
 from workbench.backends._onnxruntime_session import SessionRunner, load_runtime, open_session
+from workbench.backends._onnxruntime_support import has_float8
 from workbench.backends._onnxruntime_support import unsupported as unsupported
 from workbench.engine import Engine
 from workbench.errors import ProviderError
@@ -35,7 +36,8 @@ class Options:
         int, option("Threads inside one operator; 0 takes every core.", minimum=0, maximum=256, unit="threads")
     ] = 0
     graph_level: Annotated[
-        Literal["all", "extended", "basic", "disabled"], option("Graph optimizations at load.", advanced=True)
+        Literal["all", "extended", "basic", "disabled"],
+        option("Graph optimizations at load; models in FP8 get basic ones at most.", advanced=True),
     ] = "all"
     spinning: Annotated[
         bool, option("Waiting threads spin: faster alone, slower beside other work.", advanced=True)
@@ -69,7 +71,15 @@ def build(model: Model, options: Options, progress: Progress) -> Engine:
     float_layers = options.float_layers
     if float_layers == "auto":
         float_layers = "keep" if any(step.options.get("keep_float") for step in model.history) else "quantize"
-    chosen = {**to_builtins(options), "threads": options.threads or physical_cores(), "float_layers": float_layers}
+    graph_level = options.graph_level
+    if graph_level in ("all", "extended") and has_float8(model):
+        graph_level = "basic"  # above it, 1.31 takes Relu away before an FP8 QuantizeLinear: wrong answers
+    chosen = {
+        **to_builtins(options),
+        "threads": options.threads or physical_cores(),
+        "float_layers": float_layers,
+        "graph_level": graph_level,
+    }
     return Engine(
         model=model,
         backend="onnxruntime",

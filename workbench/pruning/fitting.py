@@ -14,37 +14,64 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-class Fit:
-    """Moments of what a layer reads, x, and of what it should give, y.
+_RIDGES = (0.01, 0.3)  # λ as a share of the mean square of x
 
-    The fit minimizes |y − xW|² + λ|W − W₀|², centred, where W₀ are the weights as they are: ridge regression (Hoerl &
-    Kennard, Technometrics 12, 1970) that stays near what was trained where samples say little. Reconstructing a layer
-    from the channels that are left is the second step of He et al., Channel Pruning, ICCV 2017.
 
-    Args:
-        ridge: λ as a share of the mean square of x.
-    """
+class _Moments:
+    """Means of x and y, and of their products; (separate problems, …)."""
 
-    def __init__(self, ridge: float) -> None:
-        self._ridge, self._count = ridge, 0
+    def __init__(self) -> None:
+        self.count = 0
         self._x: Any = 0.0
         self._y: Any = 0.0
         self._xx: Any = 0.0
         self._xy: Any = 0.0
 
     def add(self, x: Array, y: Array) -> None:
+        self.count += x.shape[1]
+        turned = x.swapaxes(1, 2)
+        self._x = self._x + x.sum(1, dtype=np.float64)
+        self._y = self._y + y.sum(1, dtype=np.float64)
+        self._xx = self._xx + turned @ x
+        self._xy = self._xy + turned @ y
+
+    def merge(self, other: _Moments) -> None:
+        self.count += other.count
+        self._x, self._y = self._x + other._x, self._y + other._y
+        self._xx, self._xy = self._xx + other._xx, self._xy + other._xy
+
+    def means(self) -> tuple[Array, Array]:
+        return self._x / self.count, self._y / self.count
+
+    def about(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Mean products of what x and y differ by from given values."""
+        mean_x, mean_y = self.means()
+        xx = self._xx / self.count - mean_x[:, :, None] * x[:, None] - x[:, :, None] * (mean_x - x)[:, None]
+        xy = self._xy / self.count - mean_x[:, :, None] * y[:, None] - x[:, :, None] * (mean_y - y)[:, None]
+        return xx, xy
+
+
+class Fit:
+    """Fits a layer to what it reads, x, and what it should give, y.
+
+    It minimizes |y − xW|² + λ|W − W₀|², centred, where W₀ are the weights as they are: ridge regression (Hoerl &
+    Kennard, Technometrics 12, 1970) that stays near what was trained where samples say little. Reconstructing a layer
+    from the channels that are left is the second step of He et al., Channel Pruning, ICCV 2017. λ is the one that does
+    best on samples held back; where none does better than the old weights, only the mean is put right.
+    """
+
+    def __init__(self) -> None:
+        self._learned, self._held = _Moments(), _Moments()
+
+    def add(self, x: Array, y: Array, held: bool) -> None:
         """Takes rows in.
 
         Args:
             x: (separate problems, rows, numbers read)
             y: (separate problems, rows, numbers made)
+            held: Whether they are held back to choose λ.
         """
-        self._count += x.shape[1]
-        self._x = self._x + x.sum(1, dtype=np.float64)
-        self._y = self._y + y.sum(1, dtype=np.float64)
-        turned = x.transpose(0, 2, 1)
-        self._xx = self._xx + turned @ x
-        self._xy = self._xy + turned @ y
+        (self._held if held else self._learned).add(x, y)
 
     def solve(self, weights: Array) -> tuple[Array, Array]:
         """Fits.
@@ -55,14 +82,35 @@ class Fit:
         Returns:
             W, and the mean that is to be added for each number made, (separate problems, numbers made).
         """
-        x, y = self._x / self._count, self._y / self._count
-        xx = self._xx / self._count - x[:, :, None] * x[:, None, :]
-        xy = self._xy / self._count - x[:, :, None] * y[:, None, :]
-        size = xx.shape[1]
-        weight = self._ridge * np.trace(xx, axis1=1, axis2=2) / size + 1e-12
-        steep = xx + weight[:, None, None] * np.eye(size)
-        fitted = weights + np.linalg.solve(steep, xy - xx @ weights)
+        ridge = self._choose(weights) if self._held.count and self._learned.count else None
+        self._learned.merge(self._held)
+        fitted = weights if ridge is None else _fitted(self._learned, weights, ridge)
+        x, y = self._learned.means()
         return fitted, y - np.einsum("pi,pio->po", x, fitted)
+
+    def _choose(self, weights: Array) -> float | None:
+        """The λ with the smallest error on what was held back; None if the old weights have it."""
+        xx, xy = self._held.about(*self._learned.means())
+        best, least = None, _error(xx, xy, weights)
+        for ridge in _RIDGES:
+            error = _error(xx, xy, _fitted(self._learned, weights, ridge))
+            if error < least:
+                best, least = ridge, error
+        return best
+
+
+def _fitted(moments: _Moments, weights: Array, ridge: float) -> Array:
+    xx, xy = moments.about(*moments.means())
+    size = xx.shape[1]
+    wanted = xy - xx @ weights
+    xx[:, np.arange(size), np.arange(size)] += (ridge * np.trace(xx, axis1=1, axis2=2) / size + 1e-12)[:, None]
+    fitted: Array = weights + np.linalg.solve(xx, wanted)
+    return fitted
+
+
+def _error(xx: Array, xy: Array, weights: Array) -> float:
+    """Mean square error, but for the part that no weights change."""
+    return float(np.sum(weights * (xx @ weights - 2 * xy)))
 
 
 def patches(image: Array, node: onnx.NodeProto, kernel: Sequence[int], at: Array, made: Sequence[int]) -> Array:

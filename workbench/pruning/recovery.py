@@ -24,7 +24,7 @@ Array = NDArray[Any]
 _ROUNDS = 16  # runs over the samples at most: a deeper net is repaired several layers at a time
 _ROWS = 8  # for each number that a layer reads, over all samples
 _FEWEST_ROWS = 8  # of one sample
-_RIDGE = 0.01
+_HELD = 4  # every so many samples, one is held back to choose how far to go
 
 
 def recover(
@@ -87,7 +87,7 @@ class _Repair:
         self._node = pruned.graph.node[layer.node]
         self._tensors = {tensor.name: tensor for tensor in pruned.graph.initializer}
         self._kept = stays[layer.labels]
-        self._fit = Fit(_RIDGE)
+        self._fit, self._seen = Fit(), 0
         self._random = np.random.default_rng(0)
         self._weights: Array = self._array(layer.weight)
         numbers = self._weights.size // self._weights.shape[layer.outputs]
@@ -99,28 +99,31 @@ class _Repair:
         self.reads = source if source in fed else f"{PREFIX}{source}"
 
     def see(self, values: Mapping[str, Array]) -> None:
-        """Takes in a batch."""
+        """Takes in a batch; every fourth sample is held back."""
         read, wanted = values[self.reads], values[self.wants]
+        held = (self._seen + np.arange(len(wanted))) % _HELD == _HELD - 1
+        self._seen += len(wanted)
+        for chosen in (held, ~held):
+            if chosen.any():
+                self._fit.add(*self._rows_of(read[chosen], wanted[chosen]), held=bool(chosen is held))
+
+    def _rows_of(self, read: Array, wanted: Array) -> tuple[Array, Array]:
+        """What is read and what is to be made of it, as `Fit` takes them."""
         if self._node.op_type in ("Gemm", "MatMul"):
             flat = read.reshape(-1, read.shape[-1])
-            chosen = self._choose(len(flat), self._rows * len(read))
-            goals = wanted.reshape(-1, wanted.shape[-1])[:, self._kept]
-            self._fit.add(flat[None, chosen], goals[None, chosen])
-            return
+            rows = self._choose(len(flat), self._rows * len(read))
+            return flat[None, rows], wanted.reshape(-1, wanted.shape[-1])[None, rows][:, :, self._kept]
         made = wanted.shape[2:]
         at = self._choose(int(np.prod(made)), self._rows)
         wanted = wanted.reshape(*wanted.shape[:2], -1)[:, self._kept][:, :, at]  # (samples, outputs, places)
         if self._scales:
-            read = read.reshape(*read.shape[:2], -1)[:, :, at] - self._own_bias()[:, None]
-            self._fit.add(_each(read), _each(wanted))
-            return
-        rows = patches(read, self._node, self._weights.shape[2:], at, made)
+            return _each(read.reshape(*read.shape[:2], -1)[:, :, at] - self._own_bias()[:, None]), _each(wanted)
+        window = patches(read, self._node, self._weights.shape[2:], at, made)  # (samples, places, inputs, kernel)
         if self._layer.kind == "depthwise":
-            rows = np.repeat(rows, wanted.shape[1] // rows.shape[2], axis=2).transpose(2, 0, 1, 3)
-            self._fit.add(rows.reshape(len(rows), -1, rows.shape[3]), _each(wanted))
-        else:
-            targets = wanted.swapaxes(1, 2)
-            self._fit.add(rows.reshape(1, -1, rows.shape[2] * rows.shape[3]), targets.reshape(1, -1, targets.shape[2]))
+            window = np.repeat(window, wanted.shape[1] // window.shape[2], axis=2).transpose(2, 0, 1, 3)
+            return window.reshape(len(window), -1, window.shape[3]), _each(wanted)
+        targets = wanted.swapaxes(1, 2)
+        return window.reshape(1, -1, window.shape[2] * window.shape[3]), targets.reshape(1, -1, targets.shape[2])
 
     def finish(self) -> None:
         """Writes the fitted weights, and the bias where there is room for one."""

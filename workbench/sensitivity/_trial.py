@@ -165,11 +165,11 @@ class _Bench:
                 progress(done / steps, f"layer {self._layers.index(name) + 1} of {len(self._layers)}: {name}")
                 done += 1
                 alone = self._simulation.change(exact, [name])
-                others = self._simulation.change(full, [layer for layer in self._layers if layer != name])
-                own, result = self._simulation.results[name], self._scored(exact, count)
+                others = self._simulation.change(full, {*self._layers} - {name})
+                own, result = exact[self._simulation.results[name]], self._scored(exact, count)
                 sums[name] += (
-                    _power(exact[own]),
-                    _noise(exact[own], alone[own]),
+                    _power(own),
+                    _noise(own, alone[self._simulation.results[name]]),
                     _noise(result, self._scored(alone, count)),
                     _noise(result, self._scored(others, count)),
                 )
@@ -177,9 +177,8 @@ class _Bench:
                     only[name].add(self._simulation.outputs(alone), count)
                     all_but[name].add(self._simulation.outputs(others), count)
         trials = {}
-        for name, (local_signal, local_noise, only_noise, all_but_noise) in (
-            (name, entry.tolist()) for name, entry in sums.items()
-        ):
+        for name in names:
+            local_signal, local_noise, only_noise, all_but_noise = sums[name].tolist()
             scores = self._score(only[name])[1], self._score(all_but[name])[1]
             trials[name] = Trial(local_signal, local_noise, only_noise, all_but_noise, *scores)
         return trials
@@ -195,7 +194,8 @@ class _Bench:
         return scores.metric, float(scores.value)
 
     def _scored(self, state: State, count: int) -> NDArray[Any]:
-        return scored_output(self._simulation.outputs(state), self._scoring)[:count]
+        output = scored_output(self._simulation.outputs(state), self._scoring)[:count]
+        return output if output.dtype.kind == "f" else output.astype(np.float64)
 
     def _batches(self, progress: Progress = lambda fraction, message: None) -> Iterator[tuple[int, State, State]]:
         """The samples in float and with every layer quantized, and how many they are; the last ones are kept."""
@@ -248,9 +248,10 @@ class _Outputs:
 
 
 def _power(array: NDArray[Any]) -> float:
-    return float(np.square(array, dtype=np.float64).sum())
+    flat = array.ravel()
+    return float(np.einsum("i,i->", flat, flat, dtype=np.float64))  # it converts piece by piece
 
 
 def _noise(exact: NDArray[Any], other: NDArray[Any]) -> float:
-    noise = _power(np.subtract(exact, other, dtype=np.float64)) if exact.shape == other.shape else math.nan
+    noise = _power(exact - other) if exact.shape == other.shape else math.nan
     return noise if math.isfinite(noise) else _BROKEN

@@ -10,6 +10,7 @@ from workbench.model import Model
 from workbench.model_file import read_whole
 from workbench.model_inference import infer
 from workbench.skeleton import read_skeleton
+from workbench.transforms._onnx import write_whole
 
 if TYPE_CHECKING:
     import onnx
@@ -25,10 +26,14 @@ def prepare(model: Model, target: Path) -> Path:
     """
     from onnxruntime.quantization import quant_pre_process
 
-    # Given a path, it works on a copy elsewhere, where it does not find external data.
-    source = read_whole(model.path) if model.external_files else str(model.path)
+    # Given a path, it works on a copy elsewhere, where it does not find external data; given a model, it puts the
+    # shapes of Reshape into a file where onnxruntime cannot read them.
+    source = model.path
+    if model.external_files:
+        source = target.with_name("whole.onnx")
+        write_whole(read_whole(model.path), source)
     try:
-        quant_pre_process(source, str(target), skip_symbolic_shape=True)
+        quant_pre_process(str(source), str(target), skip_symbolic_shape=True)
     except Exception as error:  # onnxruntime raises its own C++ exception classes here
         raise _unprepared(model, error) from error
     return target

@@ -162,9 +162,10 @@ def quantize_weights(
         whole = np.rint(values / spread).clip(-placement.weight_levels, placement.weight_levels).astype(np.int8)
         changes[weight.name] = whole * spread - values
         parts = [f"{weight.name}_{part}" for part in ("quantized", "scale", "zero_point")]
-        arrays = (whole, scale, np.zeros(scale.shape, np.int8))
+        arrays: tuple[NDArray[Any], ...] = (whole, scale, np.zeros(scale.shape, np.int8))
         produced += [numpy_helper.from_array(array, name) for array, name in zip(arrays, parts, strict=True)]
-        output, along = f"{weight.name}_DequantizeLinear_Output", {} if axis is None else {"axis": axis}
+        output = f"{weight.name}_DequantizeLinear_Output"
+        along: dict[str, Any] = {} if axis is None else {"axis": axis}
         proto.graph.node.append(
             helper.make_node("DequantizeLinear", parts, [output], f"{weight.name}_DequantizeLinear", **along)
         )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from workbench.dataset import Dataset
 from workbench.errors import TransformError
@@ -14,15 +13,11 @@ from workbench.jobs import Progress
 from workbench.model import Model
 from workbench.model_file import read_whole
 from workbench.options import option
-from workbench.transforms._onnx import reason_of, write_whole
-
-if TYPE_CHECKING:
-    import onnx
+from workbench.transforms._onnx import write_whole
+from workbench.transforms._opset import raise_opset
 
 REQUIRES = {"onnxruntime": "cpu", "onnx": "cpu"}
 NEEDS_DATASET = False
-
-_SMALL = 1024  # bytes; the converter reads the values of shapes and axes, never those of weights
 
 
 @dataclass(frozen=True)
@@ -55,50 +50,9 @@ def apply(model: Model, options: Options, dataset: Dataset | None, target: Path,
     progress(0.1, "reading the model")
     proto = read_whole(model.path)
     progress(0.3, f"converting to opset {wanted}")
-    if wanted > model.opset:
-        with _weights_aside(proto):
-            try:
-                _convert(proto, wanted)
-            except Exception as error:  # the converter raises RuntimeError, the checker its own
-                raise TransformError(
-                    f"ONNX's converter cannot bring {model.name} from opset {model.opset} to {wanted}: "
-                    f"{reason_of(error)}.",
-                    "Choose an opset in between, or export the model again with the newer one.",
-                ) from error
+    raise_opset(proto, wanted, model.name)
     progress(0.8, "writing the model")
     write_whole(proto, target)
-
-
-def _convert(proto: onnx.ModelProto, wanted: int) -> None:
-    import onnx.inliner
-    import onnx.version_converter
-
-    # Bodies of functions would stay in the old opset.
-    plain = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
-    converted = onnx.version_converter.convert_version(plain, wanted)
-    onnx.checker.check_model(converted)
-    proto.CopyFrom(converted)
-
-
-@contextlib.contextmanager
-def _weights_aside(proto: onnx.ModelProto) -> Iterator[None]:
-    """Makes inputs of the weights for a while: the converter copies all that it gets, and takes 2 GB at most."""
-    import onnx
-
-    fed = {value.name for value in proto.graph.input}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.ByteSize() <= _SMALL or tensor.name in fed]
-    aside = [tensor for tensor in proto.graph.initializer if tensor.ByteSize() > _SMALL and tensor.name not in fed]
-    for tensor in aside:
-        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    weights, small = onnx.GraphProto(initializer=aside), onnx.GraphProto(initializer=kept)
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(small.initializer)
-    yield
-    names = {tensor.name for tensor in weights.initializer}
-    for place in reversed(range(len(proto.graph.input))):
-        if proto.graph.input[place].name in names:
-            del proto.graph.input[place]
-    proto.graph.initializer.extend(weights.initializer)
 
 
 def _newest_opset() -> int:

@@ -99,6 +99,7 @@ def _config(contents: Contents, options: Options) -> dict[str, Any]:
         "provider": engine.device,
         "threads": engine.options["threads"],
         "keep_float_layers": engine.options["float_layers"] == "keep",
+        "graph_level": engine.options["graph_level"],
         "limits": {
             "body_bytes": int(options.body_megabytes * 1e6),
             "queue": options.queue,

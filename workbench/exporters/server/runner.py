@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime reads it while it is imported
 
@@ -51,6 +51,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Positive
     limits: Limits
     keep_float_layers: bool = False
+    graph_level: Literal["all", "extended", "basic", "disabled"] = "all"
+
+
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
 
 
 class CannotStart(Exception):
@@ -86,6 +95,7 @@ class Runner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = config.threads
         options.inter_op_num_threads = 1
+        options.graph_optimization_level = _LEVELS[config.graph_level]
         options.log_severity_level = 4  # failed runs raise; the service logs them itself, in its own form
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must cost nothing
         try:

@@ -15,7 +15,7 @@ import workbench
 ROOT = Path(__file__).parent.parent
 OPTIONAL = ("onnxruntime", "tensorrt", "cuda", "pycuda", "torch", "onnxscript", "safetensors")
 OPTIONAL += ("tensorflow", "keras", "tf2onnx", "h5py", "onnxslim", "pycocotools")
-OPTIONAL += ("openvino", "tensorrt_rtx", "mlperf_loadgen")
+OPTIONAL += ("openvino", "tensorrt_rtx", "mlperf_loadgen", "nncf", "torch_pruning")
 
 
 def python(code: str) -> str:

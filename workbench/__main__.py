@@ -27,6 +27,7 @@ from workbench._measure_commands import (
     sweep,
 )
 from workbench._plugin_commands import export_command, import_command, transform_command
+from workbench._training_commands import distil, prune_module
 from workbench.backends import find_unsupported
 from workbench.choice import ChoiceOptions
 from workbench.comparison import ORIGINAL
@@ -158,6 +159,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "transform": transform_,
     "sensitivity": sensitivity,
     "budget": budget,
+    "distil": distil,
+    "prune-module": prune_module,
     "latency": latency,
     "accuracy": accuracy,
     "load": load,

@@ -64,7 +64,7 @@ def test_layers_are_kept_in_float_and_a_cancelled_student_keeps_its_best_epoch(
     curves = page.get_by_role("img", name="Loss and validation score").locator(".bk-Figure")
     expect(curves).to_have_count(2, timeout=SLOW)
     expect(curves.first).to_be_visible(timeout=SLOW)
-    user.sees(re.compile(r"^epoch \d+ .*%"))  # one is finished
+    user.sees(re.compile(r"^epoch \d+/.*%"))  # one is finished
     user.press("Cancel")
     user.sees(re.compile("^cancelled after epoch"))
     user.takes_picture("cancelled")

@@ -69,6 +69,19 @@ def test_every_opset_is_followed(opset: int) -> None:
     np.testing.assert_allclose(run(pruned.proto)[0], run(proto)[0], atol=1e-4)
 
 
+def test_weights_behind_constants_and_transposes_are_found() -> None:
+    net = Net(("batch", 5, 6))
+    kernel = onnx.numpy_helper.from_array(net.weights(8, 6, dead=0))
+    turned = net.add("Transpose", net.add("Constant", value=kernel))
+    value = net.add("Relu", net.add("MatMul", "image", turned))
+    proto = net.model(net.add("MatMul", value, net.add("Transpose", net.weights(3, 8))))
+    pruned = prune(proto, HALF)
+
+    assert pruned.removed == {"matmul2": (8, 4)}
+    assert sorted(list(tensor.dims) for tensor in pruned.proto.graph.initializer) == [[4, 3], [6, 4]]
+    np.testing.assert_allclose(run(pruned.proto)[0], run(proto)[0], atol=1e-4)
+
+
 def test_what_is_not_understood_keeps_its_channels_and_is_named() -> None:
     net = Net()
     first = net.add("Relu", net.conv("image", 3, 16))

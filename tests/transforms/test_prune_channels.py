@@ -21,7 +21,7 @@ from workbench.workspace import Workspace
 
 @pytest.fixture(scope="module")
 def unlabelled() -> Dataset:
-    return Dataset(load_dataset("sample:digits", "calibration").take(64).inputs)
+    return Dataset(load_dataset("sample:digits", "calibration").take(32).inputs)
 
 
 def top1(model: Model, evaluation: Dataset, workspace: Workspace) -> float:

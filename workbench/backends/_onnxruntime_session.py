@@ -79,7 +79,7 @@ class SessionRunner:
 
 
 def disabled_optimizers(engine: Engine) -> list[str]:
-    """The optimizers that would turn layers kept in float into INT8 ones, where they are to stay as the model has them."""
+    """The optimizers that would compute layers in INT8 which are to stay in float as the model has them."""
     return ["WeightBiasQuantization"] if engine.options.get("float_layers") == "keep" else []
 
 

@@ -17,7 +17,7 @@ from workbench.measure.latency import LatencyStats, measure_latency, speedup
 from workbench.measure.statistics import Estimate
 from workbench.model import Model, Step
 from workbench.options import to_builtins
-from workbench.plugins import find_plugin
+from workbench.plugins import find_plugin, plugin_modules
 from workbench.transforms import transform
 
 CLEAR = 1.05  # a trial is short: what it tells apart differs by more than this
@@ -156,6 +156,8 @@ def own_steps(context: Context) -> tuple[Step, ...] | None:
     if first.name != second.name or second.history[:count] != first.history:
         return None
     steps = second.history[count:]
+    if not {step.transform for step in steps} <= plugin_modules("transforms").keys():  # it was trained
+        return None
     return steps if steps or first.sha256 == second.sha256 else None
 
 

@@ -44,7 +44,17 @@ def ready(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.node.extend(kept)
     for node in graph.node:
         node.name = node.name or next((name for name in node.output if name), "")
+    _drop_unused(graph)
     return copy
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Leaves out what folding has made useless, so that no weight is written twice."""
+    used = {value.name for value in (*graph.input, *graph.output)}
+    used.update(name for node in graph.node for name in (*node.input, *names_inside(node)))
+    for place in reversed(range(len(graph.initializer))):
+        if graph.initializer[place].name not in used:
+            del graph.initializer[place]
 
 
 def is_quantized(proto: onnx.ModelProto) -> bool:

@@ -134,7 +134,7 @@ def nncf(job: dict[str, Any]) -> None:
     import nncf as library
     import onnx
 
-    data = library.Dataset(_batches(job, 1) if False else list(_batches(job, 1)))
+    data = library.Dataset(list(_batches(job, 1)))
     made = library.quantize(onnx.load(job["model"]), data, subset_size=job["samples"])
     onnx.save(made, job["output"])
 
@@ -149,6 +149,7 @@ def modelopt(job: dict[str, Any]) -> None:
         calibration_data={job["input"]: np.ascontiguousarray(_samples(job))},
         calibration_method="entropy" if job["method"] == "entropy" else "max",
         calibration_eps=["cpu"],
+        high_precision_dtype="fp32",
         output_path=job["output"],
     )
 

@@ -15,7 +15,7 @@ from workbench.model import Model
 
 CHANNELS, VARIANT, FUNCTION = "Fewer channels", "A variant", "A function"
 _ABOUT = {
-    CHANNELS: "A copy of the teacher with this share of its channels, trained from new weights.",
+    CHANNELS: "A copy of the teacher that keeps this share of its channels, those that matter most, and learns again.",
     VARIANT: "A model from Compress, trained from the weights that it has: fine-tuning.",
     FUNCTION: "A function that returns a torch.nn.Module with the teacher's inputs and outputs.",
 }

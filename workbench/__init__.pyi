@@ -29,6 +29,7 @@ from .graph import summarize_graph as summarize_graph
 from .importers import load_dataset as load_dataset
 from .importers import load_model as load_model
 from .latency_pruning import LatencyPruning as LatencyPruning
+from .latency_pruning import LatencyTrial as LatencyTrial
 from .latency_pruning import prune_to_latency as prune_to_latency
 from .load_report import curve_text as curve_text
 from .load_report import load_text as load_text

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from workbench import model_report, report
-from workbench._compress_commands import budget, sensitivity
+from workbench._compress_commands import budget, prune_to_latency, sensitivity
 from workbench._flags import Calibration, Model, Provider, Root, Samples, Threads, backend_options, flags, show_progress
 from workbench._measure_commands import (
     AccuracyFlags,
@@ -159,6 +159,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "transform": transform_,
     "sensitivity": sensitivity,
     "budget": budget,
+    "prune-to-latency": prune_to_latency,
     "distil": distil,
     "prune-module": prune_module,
     "latency": latency,

@@ -73,4 +73,10 @@ def test_layers_are_kept_in_float_and_a_cancelled_student_keeps_its_best_epoch(
     user.takes_picture("trained")
     user.go_to("Compress")
     user.sees(re.compile("^copy, trained, epoch"))
+    page.set_viewport_size({"width": 830 if "voila" in request.node.name else 960, "height": 900})  # 800 px for the app
+    user.takes_picture("narrow")
+    steps = page.locator(".wb-app .lm-TabBar-tab:visible")
+    expect(steps).to_have_count(11)
+    bottoms = steps.evaluate_all("steps => steps.map((step) => Math.round(step.getBoundingClientRect().bottom))")
+    assert len(set(bottoms)) == 1
     assert [address for address in requests_elsewhere if "fontawesome" not in address] == []

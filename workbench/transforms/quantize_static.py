@@ -66,7 +66,7 @@ class Options:
     per_channel: Annotated[bool, option("One scale per output channel of the weights.", advanced=True)] = True
     bias_correction: Annotated[
         bool, option("Takes the mean error of rounded weights out of the biases.", advanced=True)
-    ] = False
+    ] = True
     reduce_range: Annotated[
         bool,
         option("Weights in 7 bits, for processors without VNNI: their 16-bit sums overflow with 8.", advanced=True),

@@ -83,6 +83,7 @@ class TrainingPlot:
 
     def _draw_score(self, epochs: DataRange1d) -> Any:
         plot = new_figure("Validation score", "epoch", "score (%)", height=_HEIGHT, x_range=epochs)
+        plot.outline_line_color = None  # Bokeh 3.9 draws it over the path that the last marker of the frame before left
         plot.xaxis.ticker.min_interval = 1
         teacher = plot.line("number", "score", source=self._teacher, color=GREY, line_dash="dashed", line_width=2)
         line = plot.line("number", "score", source=self._epochs, color=candidate_color(0), line_width=2)
@@ -101,7 +102,7 @@ class TrainingPlot:
 
     def _draw_loss(self, epochs: DataRange1d) -> Any:
         plot = new_figure("Loss", "epoch", "loss", height=_HEIGHT, x_range=epochs, y_axis_type="log")
-        plot.outline_line_color = None  # Bokeh 3.9 draws it over the path that the last marker of the frame before left
+        plot.outline_line_color = None  # as above
         plot.yaxis.formatter = LogTickFormatter(min_exponent=4)
         plot.xaxis.ticker.min_interval = 1
         for number, (part, label) in enumerate(_PARTS.items()):

@@ -65,6 +65,24 @@ def test_measuring_ends_with_reasons_and_a_report(tmp_path: Path) -> None:
     assert "cdn.bokeh.org" not in page
 
 
+def test_quantizing_shows_where_it_hurts_and_what_is_slower(tmp_path: Path) -> None:
+    done = execute("quantize.ipynb", tmp_path, samples=48, seconds=0.3)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = printed(tmp_path)
+    for words in ("entropy", "TensorRT takes signed", "stem/conv", "the budget of 0.5 holds", "10 layers in float"):
+        assert words in said
+    assert "not int8 dynamic: it is slower than the original" in said
+
+
+def test_pruning_and_distilling_end_with_a_choice(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    done = execute("prune_distil.ipynb", tmp_path, epochs=1, seconds=0.3)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = printed(tmp_path)
+    for words in ("recovered", "parameters are gone", "fewer weights", "chosen: "):
+        assert words in said
+
+
 def test_a_missed_gate_fails_the_batch_notebook_after_the_table(tmp_path: Path) -> None:
     half = [{"name": "fp16", "transforms": ["float16"]}]
     done = execute("batch.ipynb", tmp_path, candidates=half, latency={"seconds": 0.3}, gates={"max_size_mb": 0.1})

@@ -80,6 +80,8 @@ def transform_command(name: str) -> Callable[..., None]:
             progress=show_progress(),
         )
         print(f"{output}  {report.format_size(save_model(result, output).size_bytes / 1e6)}")
+        for note in result.history[-1].notes:
+            print(f"  {note}")
 
     command.__doc__ = find_plugin("transforms", name).__doc__
     return command

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from workbench.backends import build_engine, open_runner
@@ -16,7 +18,7 @@ from workbench.dataset import Dataset
 from workbench.errors import Cancelled, OptionsError
 from workbench.importers import load_model
 from workbench.model import Model
-from workbench.options import option_fields
+from workbench.options import make_options, option_fields, to_builtins
 from workbench.plugins import find_plugin, list_plugins
 from workbench.samples.digits import MODEL_PATH
 from workbench.transforms import transform
@@ -60,6 +62,19 @@ def test_the_file_explains_itself(name: str) -> None:
 def test_the_model_takes_and_gives_the_same(transformed: Model, digits: Model) -> None:
     assert (transformed.inputs, transformed.outputs) == (digits.inputs, digits.outputs)
     assert transformed.inputs[0].dynamic_batch
+
+
+def test_the_file_says_what_was_done(name: str, transformed: Model, digits: Model) -> None:
+    [text] = [
+        entry.value for entry in onnx.load(transformed.path).metadata_props if entry.key == "workbench.transforms"
+    ]
+    [step] = json.loads(text)
+
+    assert (step["transform"], step["model"]) == (name, digits.sha256)
+    assert step["options"] == to_builtins(
+        make_options(find_plugin("transforms", name).Options, OPTIONS.get(name), name)
+    )
+    assert ("dataset" in step) == find_plugin("transforms", name).NEEDS_DATASET
 
 
 @pytest.mark.parametrize("batch", [1, 4])

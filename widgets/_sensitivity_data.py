@@ -14,12 +14,12 @@ from workbench.sensitivity_report import budget_text
 HEADINGS = (
     "layer",
     "operator",
-    "layer SQNR dB",
-    "output SQNR dB",
+    "own dB",
+    "output dB",
     "points lost",
     "float ms",
     "INT8 ms",
-    "float costs ms",
+    "costs ms",
 )
 NOTES = (
     "Name of the node, worst first",

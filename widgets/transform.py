@@ -140,4 +140,8 @@ class Transform(Panel):
             )
             for name, model in self.variants
         ]
-        self._view.value = _markup.listing(("variant", "made by", "size", "smaller"), rows)
+        table = _markup.listing(("variant", "made by", "size", "smaller"), rows)
+        said = [
+            f"{name}: {note}" for name, model in self.variants for step in model.history[-1:] for note in step.notes
+        ]
+        self._view.value = table + (_markup.note("\n".join(said)) if said else "")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.findings.conftest import ONE_THREAD, Explained
 from workbench.backends import build_engine
 from workbench.comparison import Candidate
+from workbench.dataset import Dataset
 from workbench.engine import Engine
 from workbench.findings import Context, no_effect, small_batch, too_many_threads, unaligned_channels
+from workbench.findings.trials import aligned_pruning
 from workbench.measure.profile import profile_layers
 from workbench.model import Model
+from workbench.transforms import transform
 from workbench.workspace import Workspace
 
 Writer = Callable[..., Model]
@@ -64,6 +68,22 @@ def test_channels_taken_away_must_show_in_the_time(layers: Mapping[str, Context]
     assert "promises 2.28 ×" in finding.evidence
     assert list(no_effect.find(layers["half"])) == []
     assert list(no_effect.find(layers["original"])) == []
+
+
+def test_zeros_and_odd_counts_lead_to_whole_channels(
+    digits: Model, calibration: Dataset, layers: Mapping[str, Context], shared_workspace: Workspace
+) -> None:
+    def proposed(name: str, **options: Any) -> Any:
+        made = transform(digits, name, options, dataset=calibration, workspace=shared_workspace)
+        first, second = (Candidate("it", build_engine(model)) for model in (digits, made))
+        context = with_engine(layers["original"], first.engine)
+        row = dataclasses.replace(context.row, candidate=second)
+        return aligned_pruning(dataclasses.replace(context, row=row))
+
+    assert proposed("sparsify", share=60.0)["transforms"] == ["prune_channels"]
+    odd = proposed("prune_channels", align=1, share=20.0, recover=False)
+    assert odd["transforms"] == [{"prune_channels": {"share": 20.0, "recover": False}}]
+    assert proposed("prune_channels", share=20.0, recover=False) is None
 
 
 def test_threads_that_only_wait_are_found(convolutions: Writer, layers: Mapping[str, Context], tmp_path: Path) -> None:

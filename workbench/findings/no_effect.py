@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from workbench import jobs
 from workbench.findings.context import Context, Finding, is_quantized, nodes_of
+from workbench.findings.trials import aligned_pruning
 from workbench.findings.words import in_ms, in_percent, in_times
 from workbench.jobs import Progress
 from workbench.model import Model
@@ -55,6 +56,7 @@ def _zeros(context: Context) -> Iterator[Finding]:
         why="The kernels multiply by a zero like by any other number: on a processor, scattered zeros only make the "
         "file smaller when it is compressed.",
         remedy="Remove whole channels instead (structured pruning, to multiples of 16), or quantize.",
+        step=aligned_pruning(context),
         nodes=nodes_of(products),
     )
 
@@ -75,6 +77,7 @@ def _channels(context: Context) -> Iterator[Finding]:
         why="Kernels work on blocks of channels: numbers of channels that do not fill them cost as much as full ones, "
         "or fall back to slower kernels, and small layers are bound by memory and overhead.",
         remedy="Prune to multiples of 16 channels, and prune the layers that take the time; see the profile.",
+        step=aligned_pruning(context),
     )
 
 

@@ -121,6 +121,24 @@ def static_quantization(context: Context) -> dict[str, Any] | None:
     return None if steps is None else _as_step(context, "int8 static", steps, context.row.candidate.engine)
 
 
+def aligned_pruning(context: Context) -> dict[str, Any] | None:
+    """The original with whole channels gone, in counts that fill vectors, and the candidate's other steps after that.
+
+    Returns:
+        None where that is the candidate itself, it was made in another way, or the original is quantized already.
+    """
+    own = own_steps(context)
+    if own is None or is_quantized(context.original_graph):
+        return None
+    usual = to_builtins(find_plugin("transforms", "prune_channels").Options())
+    given = next((step.options for step in own if step.transform == "prune_channels"), {})
+    pruned = Step("prune_channels", {**usual, **given, "align": usual["align"]})
+    rest = [step for step in own if step.transform not in ("prune_channels", "sparsify")]
+    if given and given["align"] == usual["align"]:
+        return None
+    return _as_step(context, "whole channels pruned", [pruned, *rest], context.row.candidate.engine)
+
+
 def measure_once(context: Context, engines: Sequence[Engine], batch: int | None = None) -> tuple[LatencyStats, ...]:
     """Measures engines in turns; what an earlier run measured on this machine is used again.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from workbench.backends import build_engine
 from workbench.findings.context import Context, Finding
 from workbench.findings.convolutions import BLOCK, Convolution, read_convolutions
-from workbench.findings.trials import measure_once, median_ms
+from workbench.findings.trials import aligned_pruning, measure_once, median_ms
 from workbench.findings.words import count_of, in_ms, in_percent, in_times, name_some
 from workbench.measure.latency import speedup
 from workbench.measure.statistics import Estimate
@@ -57,6 +57,7 @@ def find(context: Context) -> Iterator[Finding]:
         "or goes through a slower kernel.",
         remedy=f"Train or prune to multiples of {BLOCK} channels (pruning tools call it round_to); the nearest "
         "multiple often costs less than the number as it is.",
+        step=aligned_pruning(context),
         nodes=names,
     )
 

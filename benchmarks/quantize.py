@@ -25,7 +25,7 @@ from workbench.transforms._onnxruntime import read_prepared
 from workbench.transforms._qdq import Placement, mark, operators_with_int8
 
 HERE = Path(__file__).parent
-ROUNDS = 3
+ROUNDS = 2
 PEERS = ("onnxruntime", "onnxsim", "NNCF", "ModelOpt")
 
 

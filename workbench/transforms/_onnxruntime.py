@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     import onnx
 
 _OLDEST_OPSET = 13  # scales per channel
+# Nothing can be folded into these, nor they into anything, so a graph of them alone is as onnxruntime would leave it.
+_PLAIN = {
+    *("Conv", "Gemm", "Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSwish", "Softmax", "Add", "Concat", "Flatten"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool"),
+}
 
 
 def prepare(model: Model, target: Path) -> Path:
@@ -66,15 +71,28 @@ def read_prepared(model: Model, scratch: Path) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(path := scratch / "optimized.onnx")
-    try:
-        onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises its own C++ exception classes
-        raise _unprepared(model, error) from error
-    proto = onnx.load(str(path))
+    proto, path = onnx.load(str(model.path)), model.path
+    if not _is_folded(proto):
+        options.optimized_model_filepath = str(path := scratch / "optimized.onnx")
+        try:
+            onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own C++ exception classes
+            raise _unprepared(model, error) from error
+        proto = onnx.load(str(path))
     named = read_skeleton(path)
     for node, unique in zip(proto.graph.node, named.graph.node, strict=True):
         node.name = unique.name
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(infer(named).graph.value_info)
     return proto
+
+
+def _is_folded(proto: onnx.ModelProto) -> bool:
+    """Whether there is nothing to fold: plain operators only, each of them with something that changes to work on."""
+    constants = {tensor.name for tensor in proto.graph.initializer} - {value.name for value in proto.graph.input}
+    plain = all(node.op_type in _PLAIN and not node.domain for node in proto.graph.node)
+    return plain and all(
+        set(filter(None, node.input)) - constants
+        and (node.op_type != "Add" or not set(node.input) & constants)  # may be the bias of what is before it
+        for node in proto.graph.node
+    )

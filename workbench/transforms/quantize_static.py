@@ -107,6 +107,7 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
         samples,
         bins=options.calibration != "minmax",
         channels=axes,
+        peaks=False,
         progress=part_of(progress, 0.1, 0.8, "calibrating: "),
     )
     progress(0.85, "writing the model")

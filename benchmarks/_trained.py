@@ -22,8 +22,8 @@ def trained_nets(folder: Path) -> Iterator[Trained]:
     bundled = folder / "digits.onnx"
     shutil.copy(wb.load_model("sample:digits").path, bundled)
     yield "digits_cnn", bundled, "image", data
-    for name, build in (("depthwise", depthwise), ("attention", attention)):
-        yield name, train(build(), folder / f"{name}.onnx"), "image", data
+    for name, build, epochs, rate in (("depthwise", depthwise, 15, 3e-3), ("attention", attention, 60, 1e-3)):
+        yield name, train(build(), folder / f"{name}.onnx", epochs, rate), "image", data
 
 
 def depthwise() -> Any:
@@ -94,7 +94,7 @@ def attention() -> Any:
     return Net()
 
 
-def train(network: Any, path: Path, epochs: int = 15) -> Path:
+def train(network: Any, path: Path, epochs: int, rate: float) -> Path:
     """Trains on the digits' training split and writes the net as ONNX; the evaluation split is not looked at."""
     import torch
 
@@ -103,7 +103,7 @@ def train(network: Any, path: Path, epochs: int = 15) -> Path:
     images, labels = (torch.from_numpy(array) for array in load_split("training"))
     network.train()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=epochs * (len(images) // 64))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * (len(images) // 64))
     for _ in range(epochs):
         for chosen in torch.randperm(len(images))[: len(images) // 64 * 64].view(-1, 64):
             loss = torch.nn.functional.cross_entropy(network(augment(images[chosen])), labels[chosen])

@@ -99,7 +99,7 @@ def ranges(folder: Path) -> None:
         found = theirs.compute_data()
         worst, bins = 0.0, 0.0
         for name in marked.activations:
-            low, high = (float(np.asarray(end)) for end in found[name].range_value)
+            low, high = (np.asarray(end).item() for end in found[name].range_value)
             own = find_range(ours[name].histogram, method, percentile=99.99)  # type: ignore[arg-type]
             reach = max(abs(ours[name].histogram.low), abs(ours[name].histogram.high))
             off = max(abs(own.low - low), abs(own.high - high))
@@ -120,7 +120,7 @@ def latency(folder: Path) -> None:
             if quantize(folder, tool, method, model=model, data=data, count=64) is not None:
                 files[tool] = folder / f"{tool}-{method}.onnx"
         if quantize(folder, "workbench", "minmax", model=model, data=data, count=64, options={"target": "openvino"}):
-            files["workbench for openvino"] = folder / "workbench-minmax.onnx.openvino"
+            files["workbench for openvino"] = folder / "workbench-minmax-openvino.onnx"
         medians = {}
         for backend in ("onnxruntime", "openvino"):
             shown = {tool: file for tool, file in files.items() if "openvino" not in tool or backend == "openvino"}
@@ -200,7 +200,7 @@ def quantize(
         return None
     output = folder / f"{tool}-{method}.onnx"
     if options:
-        output = output.with_name(f"{output.name}.{next(iter(options.values()))}")
+        output = folder / f"{tool}-{method}-{'-'.join(map(str, options.values()))}.onnx"
     job = {"tool": tool, "method": method, "model": str(model), "data": str(data), "samples": count, "input": entry}
     (folder / "job.json").write_text(json.dumps({**job, "output": str(output), "options": options or {}}))
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "ORT_DISABLE_TELEMETRY": "1"}

@@ -51,6 +51,7 @@ class _Bench:
     def pruned(self) -> None:
         """30 % of the channels gone, all in float on ONNX Runtime."""
         models = {"original": self._model, "workbench, 30 %": self._prune(self._model, 30)}
+        models |= {"workbench, 30 % at the least": self._prune(self._model, 30, rounding="down")}
         models |= {"workbench, 30 %, not aligned": self._prune(self._model, 30, align=1)}
         models |= dict(self._by_onnxsim())
         self._compare({name: wb.build_engine(model, options=THREADS) for name, model in models.items()}, models)

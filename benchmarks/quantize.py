@@ -90,7 +90,7 @@ def ranges(folder: Path) -> None:
     for method, kind in (("minmax", CalibrationMethod.MinMax), ("percentile", CalibrationMethod.Percentile)):
         file = folder / "prepared.onnx"
         onnx.save(proto, str(file))
-        extra = {"percentile": 99.99} if method == "percentile" else {}
+        extra = {"percentile": 99.99, "symmetric": False} if method == "percentile" else {}
         theirs = create_calibrator(
             file, augmented_model_path=str(folder / "augmented.onnx"), calibrate_method=kind, extra_options=extra
         )

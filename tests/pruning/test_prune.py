@@ -123,6 +123,8 @@ def test_numbers_of_channels_fill_whole_vectors() -> None:
         share: [after for _, after in prune(proto, Plan(share=share)).removed.values()] for share in (20, 30, 60, 99)
     }
     assert widths == {20: [16, 80], 30: [16, 64], 60: [16, 32], 99: [16, 16]}
+    down = prune(proto, Plan(share=10, rounding="down"))
+    assert [after for _, after in down.removed.values()] == [16, 80]
 
 
 def wide() -> onnx.ModelProto:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
+# Values of one tensor that are counted. Of the outermost 0.01 %, that leaves some hundreds to know their place by: it
+# then varies by about half of a histogram's bin.
+_ENOUGH = 2**22
+_LEAST = 2**15  # of one sample
 _THREADS = 2  # counting is bound by memory; more do not help
 
 
@@ -35,10 +39,10 @@ class Statistics:
         self._peak: NDArray[np.float64] | None = None
         self._per_channel = 0
 
-    def add(self, values: NDArray[Any], bins: bool, peaks: bool) -> None:
-        """Takes in one batch."""
+    def add(self, values: NDArray[Any], bins: int, peaks: bool) -> None:
+        """Takes in one batch; of each sample, `bins` values are counted."""
         if bins:
-            self.histogram.add(values)
+            self.histogram.add(values, bins * (len(values) if values.ndim else 1))
         else:
             self.histogram.add_range(values)
         if self._axis is not None:
@@ -95,11 +99,12 @@ def collect(
         TransformError: ONNX Runtime cannot run the model.
     """
     channels = channels or {}
+    counted = max(_LEAST, _ENOUGH // len(dataset)) if bins else 0
     found = {name: Statistics(channels.get(name)) for name in tensors}
 
     def fold(name: str, values: NDArray[Any]) -> None:
         try:
-            found[name].add(values, bins, peaks)
+            found[name].add(values, counted, peaks)
         except ValueError:
             raise DatasetError(
                 f"On these samples the model computes NaN or infinite values in '{name}', so {dataset.name} cannot "

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 _BINS = 2**16
 _UPPER = int(sys.byteorder == "little")  # which half of a float, as two 16-bit numbers, has the sign
 _CHUNK = 2**18  # values at a time: what NumPy makes of them on the way stays in the processor's cache
-_ENOUGH = 2**15  # values of one array that are counted; of more, evenly spread ones are
 _STRIDES = (1, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
 
 
@@ -22,8 +21,8 @@ class Histogram:
 
     A bin is at most 1/128 as wide as the values in it are large, from 1e-38 to 3e38, so nothing has to be known of the
     values before, and two histograms add bin by bin. Memory is 512 KB whatever is counted. Smallest and largest are
-    exact. Of big arrays one value in a few is counted, at a stride (a prime, so that it falls in step with no axis) and
-    an offset that moves from array to array: the share of the outermost values is then known as well as anyone needs.
+    exact. Where not all values are to be counted, one in a few is, at a stride (a prime, so that it falls in step with
+    no axis) and an offset that moves from array to array.
 
     Attributes:
         count: Values seen.
@@ -37,11 +36,12 @@ class Histogram:
         self._arrays = 0
         self._waiting: list[NDArray[np.uint16]] = []  # many at once are counted faster than each by itself
 
-    def add(self, values: NDArray[Any]) -> None:
+    def add(self, values: NDArray[Any], most: int | None = None) -> None:
         """Counts values of any shape.
 
         Args:
             values: Floats; those wider or narrower than 32 bits are converted.
+            most: About how many are counted, evenly spread ones where there are more; all if None.
 
         Raises:
             ValueError: There are NaN or infinite values among them.
@@ -50,7 +50,8 @@ class Histogram:
             return
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         self._extend(flat)
-        stride = next((prime for prime in _STRIDES if flat.size // prime <= _ENOUGH), _STRIDES[-1])
+        most = most or flat.size
+        stride = next((prime for prime in _STRIDES if flat.size // prime <= most), _STRIDES[-1])
         first = self._arrays % stride
         self._arrays += 1
         self._waiting.append(flat.view(np.uint16)[2 * first + _UPPER :: 2 * stride].copy())

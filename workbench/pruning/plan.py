@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from workbench.errors import TransformError
 from workbench.pruning.channels import Dependencies, Labels
 
+_MULTIPLES = {"nearest": "nearest", "down": "lowest"}
+_ROUNDING = 1e-9  # 70 % of 160 may come out as 111.99999999999999
 _LEAST = 0.1  # share of a group that stays when channels are ranked over the whole net
 
 
@@ -24,6 +26,7 @@ class Plan:
     Attributes:
         share: Channels to take away, %.
         align: Numbers of channels become multiples of this.
+        rounding: To the nearest multiple, or down, so that every layer loses the share at the least.
         importance: What tells which channels matter: their weights, or their activations on samples.
         ranking: Whether every layer loses the same share, or the least important channels of the whole net go.
         layers: Layers with a share of their own, `name=percent`.
@@ -32,6 +35,7 @@ class Plan:
 
     share: float = 30.0
     align: int = 16
+    rounding: Literal["nearest", "down"] = "nearest"
     importance: Literal["magnitude", "activation"] = "magnitude"
     ranking: Literal["layer", "global"] = "layer"
     layers: tuple[str, ...] = ()
@@ -110,11 +114,11 @@ def choose(
     reasons: dict[str, str] = {}
     for place, group in enumerate(groups):
         before = len(group.classes)
-        after = before if kept[place] >= before else _align(kept[place], before, group.width, plan.align)
+        after = before if kept[place] >= before else _align(kept[place], before, group.width, plan)
         order = sorted(group.classes.tolist(), key=lambda root: scores.get(root, 0.0))
         gone.update(order[: before - after])
         if after == before and kept[place] < before:
-            text = f"the nearest multiple of {plan.align} channels is what it has"
+            text = f"the {_MULTIPLES[plan.rounding]} multiple of {plan.align} channels is what it has"
             reasons.update(dict.fromkeys(group.layers, text))
         elif any(name in plan.keep for name in group.layers):
             reasons.update(dict.fromkeys(group.layers, "the plan keeps it, or a layer that it depends on"))
@@ -169,10 +173,11 @@ def _kept_by_rank(
     return {place: float(count) for place, count in kept.items()}
 
 
-def _align(kept: float, before: int, width: int, align: int) -> int:
-    """The nearest number of classes whose channels fill whole vectors; at least one vector, at most all."""
-    unit = align // math.gcd(align, width)
-    return min(before, max(unit, math.floor(kept / unit + 0.5) * unit))
+def _align(kept: float, before: int, width: int, plan: Plan) -> int:
+    """The nearest or next lower number of classes whose channels fill whole vectors; one vector at least, all at most."""
+    unit = plan.align // math.gcd(plan.align, width)
+    half = 0.5 if plan.rounding == "nearest" else _ROUNDING
+    return min(before, max(unit, math.floor(kept / unit + half) * unit))
 
 
 def mask(found: Dependencies, gone: set[int]) -> NDArray[np.bool_]:

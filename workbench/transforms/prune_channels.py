@@ -43,6 +43,13 @@ class Options:
             unit="channels",
         ),
     ] = 16
+    rounding: Annotated[
+        Literal["nearest", "down"],
+        option(
+            "To the nearest multiple, or down: every layer then loses the share at the least, small ones far more.",
+            advanced=True,
+        ),
+    ] = "nearest"
     recover: Annotated[
         bool,
         option(
@@ -72,7 +79,15 @@ class Options:
 
     def plan(self) -> Plan:
         """What goes, as the pruning itself takes it."""
-        return Plan(self.share, self.align, self.importance, self.ranking, tuple(self.layers), tuple(self.keep))
+        return Plan(
+            self.share,
+            self.align,
+            self.rounding,
+            self.importance,
+            self.ranking,
+            tuple(self.layers),
+            tuple(self.keep),
+        )
 
 
 def apply(model: Model, options: Options, dataset: Dataset, target: Path, progress: Progress) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constra
 export WORKBENCH_WORKSPACE ?= $(CURDIR)/workbench-workspace
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint lab voila bench browser test-models clean
+.PHONY: run test lint lab voila bench browser test-heavy test-models clean
 
 run: .venv/installed ## the whole flow on the bundled model, as a notebook and as a report
 	@mkdir -p runs
@@ -19,6 +19,9 @@ run: .venv/installed ## the whole flow on the bundled model, as a notebook and a
 
 test: .venv/frameworks browser ## every test, browser tests included
 	pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+
+test-heavy: .venv/frameworks ## trainings and searches that take long
+	pytest -m heavy -n auto --maxprocesses 4
 
 test-models: .venv/installed ## every model of ONNX's own test suites: read, opened, run, compared
 	pytest -m models tests/models

@@ -48,6 +48,7 @@ def unreachable(model: Model, samples: Dataset, kept: Workspace) -> LatencyPruni
     return search(model, samples, 1e-6, kept)
 
 
+@pytest.mark.heavy
 def test_a_target_out_of_reach_is_told_with_the_fastest_there_is(unreachable: LatencyPruning) -> None:
     original, *_, last = unreachable.trials
 
@@ -57,6 +58,7 @@ def test_a_target_out_of_reach_is_told_with_the_fastest_there_is(unreachable: La
     assert last.ms < original.ms / 2
 
 
+@pytest.mark.heavy
 def test_the_target_is_met_with_as_little_as_it_takes(
     model: Model, samples: Dataset, unreachable: LatencyPruning, kept: Workspace
 ) -> None:

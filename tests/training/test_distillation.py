@@ -120,6 +120,7 @@ def test_a_finished_run_is_found_at_once(
     assert tuple(seen) == trained.epochs
 
 
+@pytest.mark.heavy
 def test_a_cancelled_run_keeps_its_best_and_goes_on_to_the_same_weights(
     trained: Trained, digits: Model, untrained: Model, samples: Dataset, workspace: Workspace
 ) -> None:
@@ -152,6 +153,7 @@ def test_a_student_that_is_fine_tuned_keeps_its_graph(trained: Trained, untraine
     assert not np.array_equal(weights(untrained)["mean"], weights(trained.model)["mean"])  # BatchNormalization learned
 
 
+@pytest.mark.heavy
 def test_a_torch_module_learns_without_labels(digits: Model, samples: Dataset, workspace: Workspace) -> None:
     """With augmentation, features matched through a projection, and an early stop."""
     unlabelled = dataclasses.replace(samples.take(128), labels=None)

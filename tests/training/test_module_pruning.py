@@ -19,6 +19,7 @@ NETS = Path(__file__).with_name("nets.py")
 SAMPLES = load_dataset("sample:digits", "training").take(96)
 
 
+@pytest.mark.heavy
 def test_a_module_loses_channels_and_learns(tmp_path: Path, workspace: Workspace) -> None:
     from tests.training.nets import small  # type: ignore[import-not-found, unused-ignore]
 

@@ -65,6 +65,7 @@ def test_without_repair_the_answers_are_lost(
     assert top1(raw, evaluation, shared_workspace) < 0.5
 
 
+@pytest.mark.heavy
 def test_a_folded_net_is_repaired_too(
     digits: Model, unlabelled: Dataset, evaluation: Dataset, shared_workspace: Workspace
 ) -> None:

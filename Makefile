@@ -20,7 +20,7 @@ run: .venv/installed ## the whole flow on the bundled model, as a notebook and a
 test: .venv/frameworks browser ## every test, browser tests included
 	pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-test-heavy: .venv/frameworks ## trainings and searches that take long
+test-heavy: .venv/frameworks ## trainings, searches and lessons that take long
 	pytest -m heavy -n auto --maxprocesses 4
 
 test-models: .venv/installed ## every model of ONNX's own test suites: read, opened, run, compared

@@ -47,7 +47,7 @@ def test_what_hurts_stays_in_float_and_nothing_else(
     assert found.holds
     assert [layer.name for layer in found.kept] == [SPOILED[0]]
     assert found.trials[0].kept == ()
-    assert found.trials[0].drop > 50
+    assert found.trials[0].drop > 30
     original, made = (
         measure_accuracy(build_engine(model, options=THREADS), evaluation.take(200), workspace=shared_workspace).value
         for model in (spoiled, found.model)
@@ -104,7 +104,7 @@ def test_a_budget_that_cannot_be_kept_gives_the_nearest(tmp_path: Path, workspac
     )
 
     assert (result.holds, result.complete, result.kept) == (False, True, ())
-    assert result.drop > 50
+    assert result.drop > 30
     assert "The budget cannot be kept" in budget_text(result)
     assert "not one may be lost" in budget_text(result)
 

@@ -54,6 +54,7 @@ def test_the_tour_ends_with_the_table_and_a_package_that_answered(tmp_path: Path
     assert "unpkg" not in report.read_text()
 
 
+@pytest.mark.heavy
 def test_measuring_ends_with_reasons_and_a_report(tmp_path: Path) -> None:
     done = execute("measure.ipynb", tmp_path, seconds=0.3, load_seconds=0.3, report=str(tmp_path / "report.html"))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -65,6 +66,7 @@ def test_measuring_ends_with_reasons_and_a_report(tmp_path: Path) -> None:
     assert "cdn.bokeh.org" not in page
 
 
+@pytest.mark.heavy
 def test_quantizing_shows_where_it_hurts_and_what_is_slower(tmp_path: Path) -> None:
     done = execute("quantize.ipynb", tmp_path, samples=48, seconds=0.3)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -74,6 +76,7 @@ def test_quantizing_shows_where_it_hurts_and_what_is_slower(tmp_path: Path) -> N
     assert "not int8 dynamic: it is slower than the original" in said
 
 
+@pytest.mark.heavy
 def test_pruning_and_distilling_end_with_a_choice(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     done = execute("prune_distil.ipynb", tmp_path, epochs=1, seconds=0.3)

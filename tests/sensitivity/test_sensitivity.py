@@ -46,7 +46,7 @@ def test_the_layers_that_int8_hurts_stand_out_in_noise_and_in_points(found: Sens
     assert worst.only_sqnr_db < 5 < 20 < third.only_sqnr_db
     assert worst.all_but_sqnr_db > found.quantized_sqnr_db + 5
     assert worst.only_drop is not None
-    assert worst.only_drop > 50
+    assert worst.only_drop > 30
     assert third.only_drop == 0
     assert all(layer.local_sqnr_db > 20 for layer in found.layers if layer.name not in SPOILED)
     assert (found.metric, found.samples, found.original) == ("top-1", 32, 1.0)
@@ -73,7 +73,7 @@ def test_the_text_says_on_what_it_rests(found: Sensitivity) -> None:
 
 
 def test_a_cancelled_run_goes_on_where_it_stood(
-    spoiled: Model, calibration: Dataset, evaluation: Dataset, shared_workspace: Workspace
+    spoiled: Model, calibration: Dataset, evaluation: Dataset, workspace: Workspace
 ) -> None:
     tried: list[str] = []
 
@@ -84,7 +84,7 @@ def test_a_cancelled_run_goes_on_where_it_stood(
     def see(share: float, text: str) -> None:
         tried.extend(re.findall(r"^layer (\d+) of 11", text))
 
-    data, space = (spoiled, calibration, evaluation.take(8), PER_TENSOR), shared_workspace
+    data, space = (spoiled, calibration, evaluation.take(8), PER_TENSOR), workspace
     with pytest.raises(Cancelled):
         measure_sensitivity(*data, workspace=space, progress=cancel)
     assert not [path for path in (space.root / "tmp").iterdir() if path.is_dir()]

@@ -174,7 +174,7 @@ def _kept_by_rank(
 
 
 def _align(kept: float, before: int, width: int, plan: Plan) -> int:
-    """The nearest or next lower number of classes whose channels fill whole vectors: one vector or more, all at most."""
+    """The nearest or next lower number of classes whose channels fill whole vectors: at least one vector."""
     unit = plan.align // math.gcd(plan.align, width)
     half = 0.5 if plan.rounding == "nearest" else _ROUNDING
     return min(before, max(unit, math.floor(kept / unit + half) * unit))

@@ -51,7 +51,7 @@ def test_the_layers_that_int8_hurts_stand_out_in_noise_and_in_points(found: Sens
     assert all(layer.local_sqnr_db > 20 for layer in found.layers if layer.name not in SPOILED)
     assert (found.metric, found.samples, found.original) == ("top-1", 32, 1.0)
     assert found.quantized is not None
-    assert found.quantized < 0.5
+    assert found.quantized < 0.7
     assert found.quantization["per_channel"] is False
 
 

@@ -62,13 +62,15 @@ def test_a_target_out_of_reach_is_told_with_the_fastest_there_is(unreachable: La
 def test_the_target_is_met_with_as_little_as_it_takes(
     model: Model, samples: Dataset, unreachable: LatencyPruning, kept: Workspace
 ) -> None:
-    target = 0.75 * unreachable.trials[0].ms  # 32 channels take about half of the time of 48
+    """32 channels take about half of the time of 48: if they were passed over, other work had made them too slow."""
+    target = 0.75 * unreachable.trials[0].ms
     result = search(model, samples, target, kept)
+    too_slow = {trial.share for trial in result.trials if trial.ms > target}
 
     assert result.holds
     assert result.latency.p50 is not None
     assert result.latency.p50.value <= target
-    assert result.share == 17
+    assert result.share == 17 or (result.share == 51 and 17 in too_slow)
     assert {trial.share for trial in result.trials} == {0, 17, 51}
     [step] = result.model.history
     assert step.options["recover"]

@@ -60,6 +60,15 @@ def test_each_target_gets_the_integers_that_it_runs(
     assert shapes[(128, 96, 3, 3)] == TensorProto.INT8
 
 
+def test_tensorrt_builds_what_is_written_for_it(
+    digits: Model, calibration: Dataset, shared_workspace: Workspace
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    made = quantized(digits, calibration, shared_workspace, target="tensorrt")
+
+    assert build_engine(made, "tensorrt", {"target": "SM89"}).path.stat().st_size > 100_000
+
+
 def test_tensorrt_takes_no_unsigned_activations(
     digits: Model, calibration: Dataset, shared_workspace: Workspace
 ) -> None:

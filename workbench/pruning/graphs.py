@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.graph.quantized import is_quantizing
 from workbench.graph.shapes import STANDARD, Shape, declared_tensors
 from workbench.model_inference import infer
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 _SMALL = 1024  # bytes; shapes follow from constants below this
 _FOLDED = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # what exporters put behind weights
-_QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
-_QUANTIZED |= {"MatMulNBits", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 
 
 def ready(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -59,7 +58,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 
 def is_quantized(proto: onnx.ModelProto) -> bool:
     """Whether the graph holds integer or Q/DQ operators."""
-    return any(node.op_type in _QUANTIZED or node.op_type.startswith("QLinear") for node in proto.graph.node)
+    return any(is_quantizing(node.op_type) for node in proto.graph.node)
 
 
 def _computed(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import TransformError
+from workbench.graph.quantized import is_quantizing
 from workbench.training._layers import LAYERS
 from workbench.training._node import Node
 from workbench.training._operators import OPERATORS
@@ -29,7 +30,6 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
 _EITHER = ("Add", "Sub", "Mul")
 _THROUGH = ("Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Expand")  # a weight on its way to its operator
 _MASK = -1e4  # what is added to hide a position is no bias
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 
 
 def make_graph_module(proto: onnx.ModelProto, title: str = "The model") -> torch.nn.Module:
@@ -108,7 +108,7 @@ def _read_nodes(proto: onnx.ModelProto, title: str) -> list[Node]:
         if node.op_type == "Constant":
             continue  # among the tensors
         name = node.name or (node.output[0] if node.output else f"node {number}")
-        if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
+        if is_quantizing(node.op_type):
             raise TransformError(
                 f"{title} is quantized ('{name}' is {node.op_type}), and what is rounded to integers does not learn.",
                 "Train the float model first, and quantize the result.",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import TransformError
+from workbench.graph.quantized import is_quantizing
 from workbench.model import Model
 
 if TYPE_CHECKING:
@@ -30,31 +31,12 @@ def refuse_quantized(proto: onnx.ModelProto, model: Model) -> None:
     Raises:
         TransformError: It has nodes that quantize or compute with quantized numbers.
     """
-    found = sorted({node.op_type for node in proto.graph.node if node.op_type in _INTEGER_OPERATORS})
+    found = sorted({node.op_type for node in proto.graph.node if is_quantizing(node.op_type)})
     if found:
         raise TransformError(
             f"{model.name} is quantized already: it has {', '.join(found)}.",
             "Start from the float model; to quantize it in another way, apply the other transform to the original.",
         )
-
-
-_INTEGER_OPERATORS = frozenset(
-    [
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "QLinearConv",
-        "QLinearMatMul",
-        "ConvInteger",
-        "MatMulInteger",
-        "MatMulNBits",
-        "QGemm",
-        "QLinearAdd",
-        "DynamicQuantizeMatMul",
-        "MatMulIntegerToFloat",
-        "QAttention",
-    ]
-)
 
 
 def reason_of(error: Exception) -> str:

@@ -10,7 +10,7 @@ from workbench.model import Model
 from workbench.model_file import read_whole
 from workbench.model_inference import infer
 from workbench.skeleton import read_skeleton
-from workbench.transforms._onnx import write_whole
+from workbench.transforms._onnx import reason_of, write_whole
 
 if TYPE_CHECKING:
     import onnx
@@ -45,9 +45,8 @@ def prepare(model: Model, target: Path) -> Path:
 
 
 def _unprepared(model: Model, error: Exception) -> TransformError:
-    reason = " ".join(str(error).split())[:300].rstrip(".")
     return TransformError(
-        f"onnxruntime cannot prepare {model.name} for quantization: {reason}.",
+        f"onnxruntime cannot prepare {model.name} for quantization: {reason_of(error)}.",
         "Check that the model runs as it is, and simplify it or raise its opset if it does.",
     )
 
@@ -68,11 +67,11 @@ def read_prepared(model: Model, scratch: Path) -> onnx.ModelProto:
     if model.opset < _OLDEST_OPSET or model.external_files:
         return onnx.load(str(prepare(model, scratch / "prepared.onnx")))
     # The same by hand: nothing is read, written or inferred with all of the weights more often than need be.
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     proto, path = onnx.load(str(model.path)), model.path
     if not _is_folded(proto):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(path := scratch / "optimized.onnx")
         try:
             onnxruntime.InferenceSession(str(model.path), options, providers=["CPUExecutionProvider"])

@@ -255,6 +255,8 @@ def operators_in_float(proto: onnx.ModelProto, operators: Collection[str]) -> li
 
 _WITHOUT_ARITHMETIC = frozenset(
     [
+        "QuantizeLinear",
+        "DequantizeLinear",
         "Cast",
         "Concat",
         "Constant",

@@ -183,6 +183,9 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default
 
 
+FOLDED = "Names are those of the graph after BatchNorm folding. "  # for graphs that were prepared first
+
+
 def check_names(proto: onnx.ModelProto, names: Iterable[str], model: str, note: str = "") -> None:
     """Refuses names of nodes to keep in float that no node has.
 

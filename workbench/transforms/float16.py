@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 from workbench.dataset import Dataset
-from workbench.errors import TransformError
 from workbench.jobs import Progress
 from workbench.model import Model
 from workbench.model_file import read_whole
 from workbench.options import option
 from workbench.transforms._onnx import write_whole
+from workbench.transforms._surgery import check_names
 
 REQUIRES = {"onnxruntime": "cpu", "onnx": "cpu"}
 NEEDS_DATASET = False
@@ -35,11 +35,7 @@ def apply(model: Model, options: Options, dataset: Dataset | None, target: Path,
 
     progress(0.1, "reading the model")
     proto = read_whole(model.path)
-    if unknown := sorted(set(options.keep_float) - {node.name for node in proto.graph.node}):
-        raise TransformError(
-            f"{model.name} has no node named {', '.join(repr(name) for name in unknown)} to keep in float.",
-            "The graph panel shows the names.",
-        )
+    check_names(proto, options.keep_float, model.name)
     progress(0.3, "casting")
     with warnings.catch_warnings():
         # It warns for each weight that rounds to the smallest FP16 number; the measured error says it better.

@@ -16,7 +16,7 @@ from workbench.options import option
 from workbench.skeleton import read_skeleton
 from workbench.transforms._onnx import refuse_quantized
 from workbench.transforms._onnxruntime import prepare
-from workbench.transforms._surgery import check_names
+from workbench.transforms._surgery import FOLDED, check_names
 
 if TYPE_CHECKING:
     import onnx
@@ -55,7 +55,7 @@ def apply(model: Model, options: Options, dataset: Dataset | None, target: Path,
         prepared = prepare(model, Path(scratch) / "prepared.onnx")
         graph = read_skeleton(prepared)
         refuse_quantized(graph, model)
-        check_names(graph, options.keep_float, model.name, "Names are those of the graph after BatchNorm folding. ")
+        check_names(graph, options.keep_float, model.name, FOLDED)
         _check_worthwhile(graph, model, options)
         progress(0.4, "quantizing weights")
         quantize_dynamic(

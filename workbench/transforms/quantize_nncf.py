@@ -20,7 +20,7 @@ from workbench.options import option
 from workbench.transforms._onnx import reason_of, refuse_quantized, write_whole
 from workbench.transforms._onnxruntime import read_prepared
 from workbench.transforms._opset import raise_opset
-from workbench.transforms._surgery import check_names
+from workbench.transforms._surgery import FOLDED, check_names
 
 if TYPE_CHECKING:
     import onnx
@@ -62,7 +62,7 @@ def apply(model: Model, options: Options, dataset: Dataset, target: Path, progre
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         proto = read_prepared(model, Path(scratch))
     refuse_quantized(proto, model)
-    check_names(proto, options.keep_float, model.name, "Names are those of the graph after BatchNorm folding. ")
+    check_names(proto, options.keep_float, model.name, FOLDED)
     raise_opset(proto, _OPSET, model.name)
     try:
         with warnings.catch_warnings():

@@ -26,6 +26,7 @@ from workbench.transforms._qdq import (
     quantize_weights,
     write,
 )
+from workbench.transforms._surgery import FOLDED, check_names
 
 if TYPE_CHECKING:
     import onnx
@@ -125,11 +126,7 @@ def _placement(model: Model, proto: onnx.ModelProto, options: Options) -> Placem
         raise TransformError(
             f"The quantizer has no INT8 form for {', '.join(unknown)}.", f"It has one for: {', '.join(known)}."
         )
-    if missing := sorted(set(options.keep_float) - {node.name for node in proto.graph.node}):
-        raise TransformError(
-            f"{model.name} has no node named {', '.join(map(repr, missing))} to keep in float.",
-            "Names are those of the graph after BatchNorm folding; the graph panel shows them.",
-        )
+    check_names(proto, options.keep_float, model.name, FOLDED)
     if options.target == "tensorrt" and options.activations == "unsigned":
         raise TransformError(
             "TensorRT takes signed, symmetric activations only, and unsigned ones were asked for.",
@@ -162,7 +159,7 @@ def _notes(
     proto: onnx.ModelProto, placement: Placement, found: Mapping[str, Statistics], samples: int
 ) -> tuple[str, ...]:
     notes = []
-    if left := [name for name in operators_in_float(proto, placement.operators) if name not in _ADDED]:
+    if left := operators_in_float(proto, placement.operators):
         notes.append(f"In float, as the quantizer has no INT8 form for them or was not asked to: {', '.join(left)}.")
     if samples < _FEW:
         notes.append(f"Only {samples} calibration samples: ranges may be too narrow for other inputs.")
@@ -170,6 +167,3 @@ def _notes(
         named = ", ".join(constant[:3]) + (f" and {len(constant) - 3} more" if len(constant) > 3 else "")
         notes.append(f"The same value on every sample: {named}; check that the samples are typical.")
     return tuple(notes)
-
-
-_ADDED = ("QuantizeLinear", "DequantizeLinear")

@@ -14,6 +14,7 @@ from workbench.errors import ModelError
 from workbench.model import Model
 
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
+BuildLog: TypeAlias = Callable[[str], None]  # takes what a backend says while it builds, line by line
 
 _NUMBERS = {"bool", *(np.dtype(code).name for code in np.typecodes["AllInteger"] + np.typecodes["Float"])}
 
@@ -37,6 +38,25 @@ class Engine:
     device: str
     path: Path
     versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BuildCheck:
+    """What is known of a build before it is begun.
+
+    Attributes:
+        verdict: `refused` will fail; `doubt` will build, but perhaps not to what is wanted; `ok` is as it should be.
+        what: What was looked at and found, in a sentence.
+        remedy: What to do about it, in a sentence; empty where nothing is to be done.
+    """
+
+    verdict: Literal["ok", "doubt", "refused"]
+    what: str
+    remedy: str = ""
+
+
+def unheard(line: str) -> None:
+    """The log of a caller that does not want to read it."""
 
 
 class Runner(Protocol):
@@ -68,6 +88,8 @@ class Layer:
         ms: Time of one inference that it takes; None where it was not measured.
         sources: Nodes or tensors of the engine's model that the backend says it was made of; empty for its additions.
         provider: What runs it, where a backend has several.
+        output_precision: Element type of its first output; empty if the backend does not say.
+        output_bytes: Size of all its outputs at the shapes that it was built or run for; None if that is not known.
     """
 
     name: str
@@ -77,6 +99,8 @@ class Layer:
     ms: float | None = None
     sources: tuple[str, ...] = ()
     provider: str = ""
+    output_precision: str = ""
+    output_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,12 +112,14 @@ class Layers:
         whole_ms: Median time of one inference while it was profiled; None where nothing was run.
         iterations: Inferences that the times are the mean of.
         caveats: Why the times may mislead.
+        memory: Bytes that the engine takes, by what for, e.g. `{"weights": …, "activations": …}`; empty if not told.
     """
 
     layers: tuple[Layer, ...]
     whole_ms: float | None = None
     iterations: int = 0
     caveats: tuple[str, ...] = ()
+    memory: Mapping[str, int] = field(default_factory=dict)
 
 
 def random_feed(model: Model, batch: int, seed: int = 0) -> dict[str, NDArray[Any]]:

@@ -68,6 +68,10 @@ class ProviderError(WorkbenchError, RuntimeError):
     """The provider that would really run is not the one asked for."""
 
 
+class EngineError(WorkbenchError, RuntimeError):
+    """An engine that cannot be used here: damaged, or built for another GPU or version."""
+
+
 class MissingDependencyError(WorkbenchError, ImportError):
     """A package that this step needs is not installed."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from workbench import jobs
 from workbench.dataset import Dataset
-from workbench.engine import Engine, Runner
+from workbench.engine import BuildCheck, BuildLog, Engine, Runner, unheard
 from workbench.jobs import Progress, silent
 from workbench.model import Model
 from workbench.options import make_options
@@ -26,17 +26,44 @@ def build_engine(
     options: Mapping[str, Any] | None = None,
     *,
     progress: Progress = silent,
+    log: BuildLog = unheard,
 ) -> Engine:
     """Makes a model ready for a backend.
 
+    What is built runs in a subprocess and is kept in the workspace, under everything that decides it.
+
+    Args:
+        model: Any model.
+        backend: Name of the backend.
+        options: Options of it.
+        progress: Called with the share done and a short text; may raise to cancel.
+        log: Called with each line that the backend says while it builds.
+
     Raises:
+        ModelError: The backend cannot build the model.
         ProviderError: The device or provider asked for is not to be had here.
         MissingDependencyError: The backend is not installed.
         OptionsError: An option does not exist or has a value it cannot have.
     """
     plugin = find_plugin("backends", backend)
-    engine: Engine = plugin.build(model, make_options(plugin.Options, options, backend), progress)
+    engine: Engine = plugin.build(model, make_options(plugin.Options, options, backend), progress, log)
     return engine
+
+
+def check_build(model: Model, backend: str, options: Mapping[str, Any] | None = None) -> tuple[BuildCheck, ...]:
+    """Says before a build what is known to fail, or to come out otherwise than one might think.
+
+    Returns:
+        What the backend looked at; nothing where it does not look.
+
+    Raises:
+        MissingDependencyError: The backend is not installed.
+        OptionsError: An option does not exist or has a value it cannot have.
+    """
+    plugin = find_plugin("backends", backend)
+    checked = make_options(plugin.Options, options, backend)
+    found: tuple[BuildCheck, ...] = plugin.checks(model, checked) if hasattr(plugin, "checks") else ()
+    return found
 
 
 @contextlib.contextmanager

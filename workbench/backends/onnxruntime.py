@@ -14,7 +14,7 @@ from workbench.backends._onnxruntime_profile import profile as profile
 from workbench.backends._onnxruntime_session import SessionRunner, load_runtime, open_session
 from workbench.backends._onnxruntime_support import has_float8
 from workbench.backends._onnxruntime_support import unsupported as unsupported
-from workbench.engine import Engine
+from workbench.engine import BuildLog, Engine, unheard
 from workbench.errors import ProviderError
 from workbench.jobs import Progress
 from workbench.model import Model
@@ -57,7 +57,7 @@ def devices() -> tuple[str, ...]:
     return tuple(load_runtime().get_available_providers())
 
 
-def build(model: Model, options: Options, progress: Progress) -> Engine:
+def build(model: Model, options: Options, progress: Progress, log: BuildLog = unheard) -> Engine:
     """Describes the session to be opened; ONNX Runtime compiles at load, so the artifact is the model itself.
 
     Raises:

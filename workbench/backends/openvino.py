@@ -13,7 +13,7 @@ from workbench.backends._openvino_layers import optimized as optimized
 from workbench.backends._openvino_layers import profile as profile
 from workbench.backends._openvino_session import RequestRunner, compile_model, load_runtime
 from workbench.backends._openvino_support import unsupported as unsupported
-from workbench.engine import Engine
+from workbench.engine import BuildLog, Engine, unheard
 from workbench.errors import ProviderError
 from workbench.jobs import Progress
 from workbench.model import Model
@@ -51,7 +51,7 @@ def devices() -> tuple[str, ...]:
     return tuple(load_runtime().Core().available_devices)
 
 
-def build(model: Model, options: Options, progress: Progress) -> Engine:
+def build(model: Model, options: Options, progress: Progress, log: BuildLog = unheard) -> Engine:
     """Describes the model to be compiled; OpenVINO compiles at load, so the artifact is the model itself.
 
     Raises:

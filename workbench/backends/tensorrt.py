@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from workbench import jobs
 from workbench.backends._tensorrt_build import build_plan, load_plan
-from workbench.engine import Engine, Layer, Layers, Runner, Tensors
+from workbench.engine import BuildLog, Engine, Layer, Layers, Runner, Tensors, unheard
 from workbench.errors import ProviderError, WorkspaceError
 from workbench.jobs import Progress
 from workbench.model import Model
@@ -38,7 +38,7 @@ def devices() -> tuple[str, ...]:
     return ()
 
 
-def build(model: Model, options: Options, progress: Progress) -> Engine:
+def build(model: Model, options: Options, progress: Progress, log: BuildLog = unheard) -> Engine:
     """Builds the plan in a subprocess and keeps it, and the table of its layers, in the workspace.
 
     Raises:

@@ -6,7 +6,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constra
 export WORKBENCH_WORKSPACE ?= $(CURDIR)/workbench-workspace
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint lab voila bench browser test-heavy test-models clean
+.PHONY: run test lint lab voila bench bench-gpu browser test-heavy test-models test-gpu clean
 
 run: .venv/installed ## the whole flow on the bundled model, as a notebook and as a report
 	@mkdir -p runs
@@ -26,6 +26,9 @@ test-heavy: .venv/frameworks ## trainings, searches and lessons that take long
 test-models: .venv/installed ## every model of ONNX's own test suites: read, opened, run, compared
 	pytest -m models tests/models
 
+test-gpu: .venv/frameworks ## what takes an NVIDIA GPU; fails where there is none
+	pytest -m gpu -n 0 tests/gpu
+
 lint: .venv/installed ## types, style and layers
 	mypy && ruff check && ruff format --check && lint-imports
 
@@ -37,6 +40,9 @@ voila: .venv/installed ## the dashboard
 
 bench: .venv/peers ## speed and memory, peers side by side
 	$(BIN)/python -m benchmarks
+
+bench-gpu: .venv/peers ## speed on an NVIDIA GPU beside trtexec, PyTorch and ONNX Runtime; writes benchmarks/results
+	$(BIN)/python benchmarks/gpu.py --write
 
 browser: .venv/installed
 	@python tests/browser/chromium.py
@@ -52,7 +58,8 @@ browser: .venv/installed
 
 # Only tests need them: what formats, backends, metrics and cross-checks of other libraries take.
 .venv/frameworks: .venv/installed
-	$(INSTALL) '.[torch,tensorflow,tensorrt-rtx,detection,loadgen,nncf]'
+	$(INSTALL) '.[torch,tensorflow,litert,mnn,tensorrt-rtx,cuda,detection,loadgen,nncf]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps tf_keras # it asks for plain tensorflow
 	@touch $@
 
 # Only benchmarks need them: peers.

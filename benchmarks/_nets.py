@@ -27,6 +27,9 @@ _MOBILENET_V2 = (
     (6, 320, 1, 1),
 )
 _RESIDUAL_SCALE = 0.3  # of what is added to a shortcut: sums of many blocks stay near their inputs
+# BERT-base (Devlin et al., NAACL 2019): 12 layers of these sizes; its own largest sequence is 512.
+TOKENS, SEQUENCE = 30522, 128
+_HIDDEN, _HEADS, _INNER = 768, 12, 3072
 
 
 def resnet50(path: str | Path, *, weights_seed: int = 0) -> Path:
@@ -69,6 +72,29 @@ def mobilenet_v2(path: str | Path, *, weights_seed: int = 0) -> Path:
             value, channels = net.add("Add", [inner, value]) if kept else inner, outputs
     value = net.convolve(value, channels, 1280, 1, activation="Clip")
     return net.write(path, "mobilenet_v2", value, 1280)
+
+
+def bert_base(path: str | Path, *, layers: int = 12, weights_seed: int = 0) -> Path:
+    """Writes an encoder of BERT-base's size: `tokens` int64[batch, 128] → `hidden` [batch, 128, 768].
+
+    109 million parameters (434 MB) with 12 layers; GELU by Erf, LayerNormalization as one node.
+
+    Args:
+        path: The ONNX file.
+        layers: Layers of the encoder.
+        weights_seed: Of the random weights.
+    """
+    net = _Net(weights_seed)
+    places = net.weight((SEQUENCE, _HIDDEN), 0.5)
+    value = net.add("Gather", [net.weight((TOKENS, _HIDDEN), 1.0), "tokens"])
+    value = net.normalize(net.add("Add", [value, places]))
+    for _ in range(layers):
+        value = net.normalize(net.add("Add", [value, net.attend(value)]))
+        inner = net.gelu(net.project(value, _HIDDEN, _INNER))
+        value = net.normalize(net.add("Add", [value, net.project(inner, _INNER, _HIDDEN)]))
+    net.rename_last("hidden")
+    ends = (("tokens", TensorProto.INT64, [SEQUENCE]), ("hidden", TensorProto.FLOAT, [SEQUENCE, _HIDDEN]))
+    return net.save(path, "bert_base", *ends)
 
 
 class _Net:
@@ -120,6 +146,47 @@ class _Net:
         """Adds a 3 × 3 maximum with stride 2."""
         return self.add("MaxPool", [value], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
 
+    def constant(self, values: object, dtype: type) -> str:
+        """Adds a constant and returns its name."""
+        self._tensors.append(numpy_helper.from_array(np.asarray(values, dtype), f"constant_{len(self._tensors)}"))
+        return str(self._tensors[-1].name)
+
+    def weight(self, shape: tuple[int, ...], deviation: float) -> str:
+        """Adds a random weight and returns its name."""
+        return self.constant(self._random.standard_normal(shape, np.float32) * np.float32(deviation), np.float32)
+
+    def project(self, value: str, inputs: int, outputs: int) -> str:
+        """Adds a matrix product that keeps the size of values, and its bias."""
+        product = self.add("MatMul", [value, self.weight((inputs, outputs), inputs**-0.5)])
+        return self.add("Add", [product, self.weight((outputs,), 0.01)])
+
+    def normalize(self, value: str) -> str:
+        """Adds LayerNormalization over the hidden axis."""
+        scale, bias = self.constant(np.ones(_HIDDEN), np.float32), self.constant(np.zeros(_HIDDEN), np.float32)
+        return self.add("LayerNormalization", [value, scale, bias], axis=-1, epsilon=1e-12)
+
+    def gelu(self, value: str) -> str:
+        """Adds x · (1 + erf(x / √2)) / 2 (Hendrycks and Gimpel, 2016)."""
+        error = self.add("Erf", [self.add("Div", [value, self.constant(2**0.5, np.float32)])])
+        grown = self.add("Mul", [value, self.add("Add", [error, self.constant(1, np.float32)])])
+        return self.add("Mul", [grown, self.constant(0.5, np.float32)])
+
+    def attend(self, value: str) -> str:
+        """Adds self-attention of 12 heads (Vaswani et al., NeurIPS 2017)."""
+        size = _HIDDEN // _HEADS
+        apart = self.constant([0, 0, _HEADS, size], np.int64)
+        query, key, content = (self.add("Reshape", [self.project(value, _HIDDEN, _HIDDEN), apart]) for _ in range(3))
+        query, content = (self.add("Transpose", [each], perm=[0, 2, 1, 3]) for each in (query, content))
+        scores = self.add("MatMul", [query, self.add("Transpose", [key], perm=[0, 2, 3, 1])])
+        shares = self.add("Softmax", [self.add("Div", [scores, self.constant(size**0.5, np.float32)])], axis=-1)
+        joined = self.add("Transpose", [self.add("MatMul", [shares, content])], perm=[0, 2, 1, 3])
+        flat = self.add("Reshape", [joined, self.constant([0, 0, _HIDDEN], np.int64)])
+        return self.project(flat, _HIDDEN, _HIDDEN)
+
+    def rename_last(self, name: str) -> None:
+        """Gives the output of the last node the name that the graph's output has."""
+        self._nodes[-1].output[0] = name
+
     def write(self, path: str | Path, name: str, value: str, channels: int) -> Path:
         """Adds mean and classifier and writes the file."""
         weight = self._random.standard_normal((CLASSES, channels), np.float32) * np.float32(channels**-0.5)
@@ -131,11 +198,15 @@ class _Net:
         self._nodes.append(
             helper.make_node("Gemm", [flat, "classifier", "classifier_bias"], ["scores"], name="classify", transB=1)
         )
+        shapes = (("image", TensorProto.FLOAT, [3, IMAGE, IMAGE]), ("scores", TensorProto.FLOAT, [CLASSES]))
+        return self.save(path, name, *shapes)
+
+    def save(self, path: str | Path, name: str, *ends: tuple[str, int, list[int]]) -> Path:
+        """Writes the graph with one input and one output, each with its type and its shape behind the batch."""
         used = {entry for node in self._nodes for entry in node.input}
         tensors = [tensor for tensor in self._tensors if tensor.name in used]
-        image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, IMAGE, IMAGE])
-        scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", CLASSES])
-        graph = helper.make_graph(self._nodes, name, [image], [scores], tensors)
+        read, given = (helper.make_tensor_value_info(end, kind, ["batch", *shape]) for end, kind, shape in ends)
+        graph = helper.make_graph(self._nodes, name, [read], [given], tensors)
         path = Path(path)
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
         return path

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from workbench.jobs import Progress
 
 def add(first: int, second: int, progress: Progress) -> int:
     return first + second
+
+
+def spell(word: str, progress: Progress, tell: Callable[[str], None]) -> int:
+    for letter in word:
+        tell(letter)
+    return len(word)
 
 
 def process_number(progress: Progress) -> int:

@@ -55,6 +55,13 @@ def test_progress_arrives_in_order(tasks: ModuleType) -> None:
     assert list(dict.fromkeys(heard)) == [(0.0, ""), (0.0, "step 0"), (1 / 3, "step 1"), (2 / 3, "step 2")]
 
 
+def test_what_a_watched_function_tells_arrives_at_once(tasks: ModuleType) -> None:
+    heard: list[str] = []
+
+    assert jobs.run_watched(tasks.spell, "abc", watch=heard.append) == 3
+    assert heard == ["a", "b", "c"]
+
+
 def test_events_arrive_beside_the_answer(tasks: ModuleType) -> None:
     heard: list[int] = []
     for watch in (heard.append, None):

@@ -84,3 +84,30 @@ except MissingDependencyError as error:
 
     assert first.startswith("False needs onnxruntime: pip install 'deployment-workbench[cpu]' ONNX Runtime")
     assert second.startswith("'onnxruntime' needs onnxruntime, which this environment lacks. Install it: pip install")
+
+
+@pytest.mark.parametrize(("there", "reason"), [("one", ""), ("other", ""), ("", "needs one_x or other_x: ")])
+def test_either_of_two_packages_will_do(tmp_path: Path, there: str, reason: str) -> None:
+    (tmp_path / "their_backend.py").write_text('"""Runs."""\nREQUIRES = {"one_x|other_x": "theirs"}\n')
+    metadata = tmp_path / "their_backend-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-backend\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[workbench.backends]\ntheirs = their_backend\n")
+    if there:
+        (tmp_path / f"{there}_x.py").write_text("")
+        (tmp_path / f"{there}_x-2.0.dist-info").mkdir()
+        (tmp_path / f"{there}_x-2.0.dist-info" / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {there}_x\nVersion: 2.0\n"
+        )
+    code = """
+import their_backend
+from workbench.plugins import list_plugins, required_versions
+[plugin] = [plugin for plugin in list_plugins("backends") if plugin.name == "theirs"]
+print(plugin.available, plugin.reason, required_versions(their_backend))
+"""
+    told = in_fresh_python(code, tmp_path)
+
+    if there:
+        assert told == f"True  {{'{there}_x': '2.0'}}\n"
+    else:
+        assert told == f"False {reason}pip install 'deployment-workbench[theirs]' {{}}\n"

@@ -35,18 +35,19 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all commands, as a user has: what the recipe measured is there for the notebook that follows it."""
-    return tmp_path_factory.mktemp("readme")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all commands, as a user has: what one wrote is there for those that follow it."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "notebooks").symlink_to(REPOSITORY / "notebooks")
+    (folder / "runs").mkdir()
+    return folder
 
 
 @pytest.mark.parametrize("line", commands())
-def test_documented_commands_run(line: str, tmp_path: Path, one_workspace: Path) -> None:
+def test_documented_commands_run(line: str, checkout: Path) -> None:
     words = shlex.split(line.replace(".venv/bin/", f"{Path(sys.executable).parent}/"))
-    (tmp_path / "notebooks").symlink_to(REPOSITORY / "notebooks")
-    (tmp_path / "runs").mkdir()
-    environment = {**os.environ, ROOT_VARIABLE: str(one_workspace)}
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=150, env=environment)
+    environment = {**os.environ, ROOT_VARIABLE: str(checkout / "workspace")}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=checkout, timeout=150, env=environment)
     assert done.returncode == 0, done.stderr
 
 

@@ -9,8 +9,10 @@ from widgets._plots_latency import ecdf_data, ecdf_figure, histogram_data, histo
 from widgets._plots_speedup import speedup_data, speedup_figure
 from widgets._report_page import report_page
 from widgets.app import Workbench
+from widgets.build import Build
 from widgets.compare import Compare
 from widgets.distil import Distil
+from widgets.engine import EngineExplorer
 from widgets.explain import Explain
 from widgets.export import Export
 from widgets.graph import Graph
@@ -23,8 +25,10 @@ from widgets.transform import Transform
 
 __all__ = [
     "BokehPane",
+    "Build",
     "Compare",
     "Distil",
+    "EngineExplorer",
     "Explain",
     "Export",
     "Graph",

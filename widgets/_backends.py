@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as w
@@ -64,14 +65,19 @@ class BackendPick(w.VBox):
             self._options.selected_index = 0
 
 
+def list_backends(able: Callable[[str], bool]) -> list[str]:
+    """The backends that are here and can do something, the usual one first."""
+    names = [plugin.name for plugin in list_plugins("backends") if plugin.available and able(plugin.name)]
+    return sorted(names, key=lambda name: name != _USUAL)
+
+
 def can_run(name: str) -> bool:
     """Whether a backend that is here also runs what it builds."""
-    runs: bool = getattr(find_plugin("backends", name), "RUNS", True)
-    return runs
+    return bool(find_plugin("backends", name).devices())
 
 
 def _why_not(plugin: Plugin) -> str:
-    return plugin.reason or "builds engines, whose layers Profile shows, but does not run them yet"
+    return plugin.reason or "builds engines here, which Build shows, but finds no GPU to run them on"
 
 
 def _tick(name: str, summary: str) -> w.Checkbox:

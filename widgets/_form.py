@@ -11,6 +11,7 @@ from typing import Any
 import ipywidgets as w
 import traitlets as t
 
+from widgets._many import Lines, Ticks
 from workbench.options import OptionField, make_options, option_fields, to_builtins
 
 LABEL_STYLE = {"description_width": "132px"}
@@ -25,6 +26,7 @@ class OptionsForm(w.VBox):
         choices: Values to choose from for fields whose type is just text, e.g. what this machine offers.
         values: Values that differ from the defaults.
         without: Fields that are set elsewhere and have no control here.
+        lines: Fields of several texts that have commas or spaces in them: one per line.
     """
 
     values = t.Dict(help="The value of every option, as plain values.")
@@ -36,11 +38,13 @@ class OptionsForm(w.VBox):
         choices: Mapping[str, Sequence[str]] | None = None,
         values: Mapping[str, Any] | None = None,
         without: Collection[str] = (),
+        lines: Collection[str] = (),
     ) -> None:
         self._cls = cls
         self._fields = {field.name: field for field in option_fields(cls) if field.name not in without}
         self._controls = {
-            name: _control(field, (choices or {}).get(name, field.choices)) for name, field in self._fields.items()
+            name: _lines(field) if name in lines else _control(field, (choices or {}).get(name, field.choices))
+            for name, field in self._fields.items()
         }
         rows = {name: _row(field, self._controls[name]) for name, field in self._fields.items()}
         basic = [row for name, row in rows.items() if not self._fields[name].advanced]
@@ -59,7 +63,8 @@ class OptionsForm(w.VBox):
         """Puts values into the controls, after checking them."""
         checked = to_builtins(make_options(self._cls, {**self._read(), **values}, self._cls.__qualname__))
         for name, control in self._controls.items():
-            control.value = _to_control(self._fields[name], checked[name])
+            many = isinstance(control, (Lines, Ticks))
+            control.value = tuple(checked[name]) if many else _to_control(self._fields[name], checked[name])
 
     def changed(self) -> dict[str, Any]:
         """The values that differ from the defaults: what a recipe has to say."""
@@ -78,7 +83,13 @@ def changed_options(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in to_builtins(values).items() if value != defaults[name]}
 
 
+def _lines(field: OptionField) -> Lines:
+    return Lines(field.label, field.default, f"e.g. {field.example}" if field.example else "", field.help)
+
+
 def _control(field: OptionField, choices: Sequence[str]) -> w.Widget:
+    if several := _choices_of_several(field):
+        return Ticks(field.label, several, field.default, field.help)
     shared: dict[str, Any] = {
         "description": field.label,
         "tooltip": field.help,
@@ -121,6 +132,12 @@ def _is_list(field: OptionField) -> bool:
     return typing.get_origin(field.type) is tuple
 
 
+def _choices_of_several(field: OptionField) -> tuple[str, ...]:
+    """What may be chosen, where several may."""
+    [item, *_] = typing.get_args(field.type) if _is_list(field) else (None,)
+    return typing.get_args(item) if typing.get_origin(item) is typing.Literal else ()
+
+
 def _is_list_of_numbers(field: OptionField) -> bool:
     [item, *_] = typing.get_args(field.type) if _is_list(field) else (None,)
     return getattr(item, "__origin__", item) is int
@@ -143,6 +160,8 @@ def _to_control(field: OptionField, value: Any) -> Any:
 
 
 def _from_control(field: OptionField, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
     if _is_list(field):
         parts = re.split(r",(?![^\[]*\])", value)  # a comma between brackets belongs to a shape
         return [_number(part.strip()) if _is_list_of_numbers(field) else part.strip() for part in parts if part.strip()]
@@ -150,5 +169,5 @@ def _from_control(field: OptionField, value: Any) -> Any:
         return None
     if _is_optional_number(field):
         with contextlib.suppress(ValueError):  # what is no number is refused, in words, where it is used
-            return float(value)
+            return float(value) if float in typing.get_args(field.type) else int(value)
     return value

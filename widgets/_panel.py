@@ -13,6 +13,7 @@ import traitlets as t
 from widgets import _markup
 from workbench.errors import Cancelled
 from workbench.jobs import Progress
+from workbench.report import format_seconds
 from workbench.workspace import Workspace
 
 Work = Callable[[Progress], Any]
@@ -187,7 +188,7 @@ class Panel(Static):
             self._fail(error)
         else:
             self._set_state("done")
-            self._status.value = f"done in {_seconds(time.monotonic() - self._begun)}"
+            self._status.value = f"done in {format_seconds(time.monotonic() - self._begun)}"
             self._show_code()
 
     def _report(self, fraction: float, message: str) -> None:
@@ -198,7 +199,7 @@ class Panel(Static):
             return
         self._shown = now
         self._bar.value = fraction
-        self._status.value = f"{message or 'starting'} · {_seconds(now - self._begun)}"
+        self._status.value = f"{message or 'starting'} · {format_seconds(now - self._begun)}"
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
@@ -233,9 +234,3 @@ def check_traits(widget: t.HasTraits, traits: dict[str, Any]) -> None:
     """
     if unknown := sorted(name for name in traits if not widget.has_trait(name)):
         raise TypeError(f"{type(widget).__name__} has no {', '.join(unknown)}.")
-
-
-def _seconds(value: float) -> str:
-    if value < 60:
-        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
-    return f"{int(value) // 60}:{int(value) % 60:02d} min"

@@ -8,9 +8,11 @@ import ipywidgets as w
 import traitlets as t
 
 from widgets import _markup
-from widgets._panel import Static
+from widgets._panel import Panel, Static
+from widgets.build import Build
 from widgets.compare import Compare
 from widgets.distil import Distil
+from widgets.engine import EngineExplorer
 from widgets.explain import Explain
 from widgets.export import Export
 from widgets.graph import Graph
@@ -24,12 +26,9 @@ from workbench.measure.environment import read_environment
 from workbench.report import format_size
 from workbench.workspace import Workspace, default_root
 
-_STEPS = ("Load", "Inspect", "Compress", "Sensitivity", "Train", "Compare", "Predictions", "Profile", "Explain")
-_STEPS += ("Load test", "Export")
-
 
 class Workbench(Static):
-    """Load → Inspect → Compress → Sensitivity → Train → Compare → Predictions → Profile → Explain → Load test → Export.
+    """From Load over Inspect, Compress and Build to Compare, Explain and Export: a step for each.
 
     Args:
         workspace: A Workspace, or the folder that keeps results; the default one if None.
@@ -42,28 +41,33 @@ class Workbench(Static):
         self.transform = Transform(workspace=root)
         self.sensitivity = Sensitivity(workspace=root)
         self.distil = Distil(workspace=root)
+        self.build = Build(workspace=root)
+        self.engine = EngineExplorer(workspace=root)
         self.compare = Compare(workspace=root)
         self.predictions = Predictions(workspace=root)
         self.profile = Profile(workspace=root)
         self.explain = Explain(workspace=root)
         self.load_test = LoadTest(workspace=root)
         self.export = Export(workspace=root)
-        self._panels = (
-            self.load,
-            self.graph,
-            self.transform,
-            self.sensitivity,
-            self.distil,
-            self.compare,
-            self.predictions,
-            self.profile,
-            self.explain,
-            self.load_test,
-            self.export,
-        )
+        self._steps: dict[str, tuple[Static, ...]] = {
+            "Load": (self.load,),
+            "Inspect": (self.graph,),
+            "Compress": (self.transform,),
+            "Sensitivity": (self.sensitivity,),
+            "Train": (self.distil,),
+            "Build": (self.build, self.engine),
+            "Compare": (self.compare,),
+            "Predictions": (self.predictions,),
+            "Profile": (self.profile,),
+            "Explain": (self.explain,),
+            "Load test": (self.load_test,),
+            "Export": (self.export,),
+        }
+        self._panels = tuple(panel for panels in self._steps.values() for panel in panels)
         self._machine = read_environment()
         self._bar = w.HTML()
-        self.steps = w.Tab(self._panels, titles=_STEPS)
+        pages = [panels[0] if len(panels) == 1 else w.VBox(panels) for panels in self._steps.values()]
+        self.steps = w.Tab(pages, titles=tuple(self._steps))
         super().__init__([w.HTML(_markup.STYLE), self._bar, self.steps])
         self.add_class("wb-app")
         self._join()
@@ -72,18 +76,20 @@ class Workbench(Static):
     def _join(self) -> None:
         compare, profile, explain = self.compare, self.profile, self.explain
         makers = (self.transform, self.sensitivity, self.distil)
-        for panel in (self.graph, *makers, compare, profile, self.load_test):
+        for panel in (self.graph, *makers, self.build, compare, profile, self.load_test):
             t.dlink((self.load, "model"), (panel, "model"))
         t.dlink((self.load, "original"), (self.graph, "source"))
         t.dlink((self.load, "warning"), (self.graph, "warning"))
         for panel in (*makers, compare):
             t.dlink((self.load, "calibration"), (panel, "calibration"))
-        for panel in self._panels[3:]:
-            t.dlink((self.load, "evaluation"), (panel, "evaluation"))
+        for panel in self._panels:
+            if panel is not self.load and panel.has_trait("evaluation"):
+                t.dlink((self.load, "evaluation"), (panel, "evaluation"))
         for panel in makers[1:]:
             t.link((self.transform, "variants"), (panel, "variants"))
-        for panel in (self.graph, compare, profile, self.load_test):
+        for panel in (self.graph, self.build, compare, profile, self.load_test):
             t.dlink((self.transform, "variants"), (panel, "variants"))
+        t.dlink((self.build, "engines"), (self.engine, "engines"))
         t.dlink((compare, "selected"), (self.predictions, "selected"))
         for panel in (self.predictions, self.sensitivity):
             t.dlink((compare.accuracy, "values"), (panel, "accuracy"))
@@ -95,7 +101,7 @@ class Workbench(Static):
         for panel in (explain, compare):
             t.dlink((profile, "profiles"), (panel, "profiles"))
         t.dlink((profile, "times"), (self.graph, "times"))
-        for panel in (profile, explain, self.sensitivity):
+        for panel in (profile, explain, self.sensitivity, self.engine):
             t.link((panel, "selected_node"), (self.graph, "selected_node"))
         self.load.observe(lambda _: self._describe(), "model")
         for panel in self._panels:
@@ -109,9 +115,14 @@ class Workbench(Static):
         self._bar.value = f'<div class="wb-bar">{"".join(f"<span>{part}</span>" for part in parts)}</div>'
 
     def _tick(self) -> None:
-        marks = {"done": "✓ ", "running": "… ", "failed": "⚠ "}
-        states = (getattr(panel, "state", "idle") for panel in self._panels)
-        self.steps.titles = [f"{marks.get(state, '')}{step}" for state, step in zip(states, _STEPS, strict=True)]
+        marks = {"running": "… ", "failed": "⚠ ", "done": "✓ "}
+        states = {
+            step: {panel.state for panel in panels if isinstance(panel, Panel)} for step, panels in self._steps.items()
+        }
+        self.steps.titles = tuple(
+            f"{next((mark for state, mark in marks.items() if state in found), '')}{step}"
+            for step, found in states.items()
+        )
 
     def summary(self) -> str:
         """What every panel shows."""

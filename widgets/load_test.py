@@ -8,7 +8,7 @@ import ipywidgets as w
 import traitlets as t
 
 from widgets import _markup
-from widgets._backends import can_run
+from widgets._backends import can_run, list_backends
 from widgets._bokeh import BokehPane
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
 from widgets._load_code import CURVE, LOAD, LOADGEN, SWEEP, load_code
@@ -48,7 +48,7 @@ from workbench.measure.loadgen import LoadGenOptions, LoadGenStats, measure_with
 from workbench.measure.sweep import SpotOptions, Sweep, SweepOptions, SweepPoint, sweep, sweet_spot
 from workbench.model import Model
 from workbench.options import make_options
-from workbench.plugins import find_plugin, list_plugins
+from workbench.plugins import find_plugin
 from workbench.report import Cell
 
 _HINTS = {
@@ -77,7 +77,7 @@ class LoadTest(Panel):
     loadgen = t.Instance(LoadGenStats, allow_none=True, help="What LoadGen gave.")
 
     def __init__(self, **traits: Any) -> None:
-        names = [plugin.name for plugin in list_plugins("backends") if plugin.available and can_run(plugin.name)]
+        names = list_backends(can_run)
         usual = "onnxruntime" if "onnxruntime" in names else next(iter(names), None)
         field: dict[str, Any] = {"style": LABEL_STYLE, "layout": w.Layout(width=FIELD_WIDTH)}
         self.candidate = w.Dropdown(description="Candidate", options=[], **field)

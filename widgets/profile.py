@@ -9,6 +9,7 @@ import ipywidgets as w
 import traitlets as t
 
 from widgets import _markup
+from widgets._backends import list_backends
 from widgets._bokeh import BokehPane
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
 from widgets._graph_table import GraphTable
@@ -32,7 +33,6 @@ from workbench.errors import ModelError
 from workbench.jobs import Progress, part_of
 from workbench.measure.profile import LayerProfile, ProfileOptions, can_profile, profile_layers
 from workbench.model import Model
-from workbench.plugins import list_plugins
 
 _KINDS = {"By node": layer_bars, "By operator": operator_bars}
 _EMPTY = "Press Profile to see what each layer takes."
@@ -56,7 +56,7 @@ class Profile(Panel):
     selected_node = t.Unicode(help="Name of the node whose layer is selected.")
 
     def __init__(self, **traits: Any) -> None:
-        names = [plugin.name for plugin in list_plugins("backends") if plugin.available and can_profile(plugin.name)]
+        names = list_backends(can_profile)
         self.candidate = w.Dropdown(description="Candidate", style=LABEL_STYLE, layout=w.Layout(width=FIELD_WIDTH))
         self.backend = w.Dropdown(
             description="Backend", options=names, style=LABEL_STYLE, layout=w.Layout(width=FIELD_WIDTH)

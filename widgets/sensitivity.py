@@ -11,6 +11,7 @@ import traitlets as t
 import yaml
 
 from widgets import _markup
+from widgets._backends import list_backends
 from widgets._bokeh import BokehPane
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm, changed_options
 from widgets._layer_times import time_layers
@@ -36,7 +37,7 @@ from workbench.jobs import Progress, part_of
 from workbench.measure.accuracy import AccuracyOptions
 from workbench.measure.profile import ProfileOptions, can_profile
 from workbench.model import Model
-from workbench.plugins import find_plugin, list_plugins
+from workbench.plugins import find_plugin
 from workbench.sensitivity import Sensitivity as Measured
 from workbench.sensitivity import SensitivityOptions, measure_sensitivity
 from workbench.transforms import transform
@@ -77,7 +78,7 @@ class Sensitivity(Panel):
     kept = t.List(t.Unicode(), help="Names of the layers that are ticked to stay in float.")
 
     def __init__(self, **traits: Any) -> None:
-        names = [plugin.name for plugin in list_plugins("backends") if plugin.available and can_profile(plugin.name)]
+        names = list_backends(can_profile)
         self.quantization = OptionsForm(find_plugin("transforms", _QUANTIZER).Options, without=("keep_float",))
         self.options = OptionsForm(SensitivityOptions)
         self.backend = w.Dropdown(

@@ -1,4 +1,5 @@
 from .backends import build_engine as build_engine
+from .backends import check_build as check_build
 from .backends import find_unsupported as find_unsupported
 from .backends import open_runner as open_runner
 from .backends import predict as predict
@@ -14,8 +15,15 @@ from .conversion import Conversion as Conversion
 from .dataset import Dataset as Dataset
 from .engine import Engine as Engine
 from .engine import Runner as Runner
+from .engine_report import checks_text as checks_text
+from .engine_report import engine_text as engine_text
+from .engine_report import rebuilds_text as rebuilds_text
 from .errors import Cancelled as Cancelled
 from .errors import WorkbenchError as WorkbenchError
+from .explorer import EngineView as EngineView
+from .explorer import compare_engines as compare_engines
+from .explorer import explore_engine as explore_engine
+from .explorer_report import engine_view_text as engine_view_text
 from .exporters import Package as Package
 from .exporters import export_package as export_package
 from .findings import Finding as Finding
@@ -31,6 +39,7 @@ from .importers import load_model as load_model
 from .latency_pruning import LatencyPruning as LatencyPruning
 from .latency_pruning import LatencyTrial as LatencyTrial
 from .latency_pruning import prune_to_latency as prune_to_latency
+from .litert_export import export_litert as export_litert
 from .load_report import curve_text as curve_text
 from .load_report import load_text as load_text
 from .load_report import loadgen_text as loadgen_text
@@ -73,12 +82,15 @@ from .model_report import model_text as model_text
 from .plugins import list_plugins as list_plugins
 from .profile_report import match_text as match_text
 from .profile_report import profile_text as profile_text
+from .rebuilds import rebuild_engine as rebuild_engine
 from .recipe import Recipe as Recipe
 from .recipe import make_candidate as make_candidate
 from .recipe import read_recipe as read_recipe
 from .recipe import run_recipe as run_recipe
 from .report import comparison_html as comparison_html
 from .report import comparison_text as comparison_text
+from .saved_engine import load_engine as load_engine
+from .saved_engine import save_engine as save_engine
 from .saving import save_model as save_model
 from .sensitivity import LayerSensitivity as LayerSensitivity
 from .sensitivity import Sensitivity as Sensitivity

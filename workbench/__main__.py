@@ -11,6 +11,7 @@ import tyro
 
 from workbench import model_report, report
 from workbench._compress_commands import budget, prune_to_latency, sensitivity
+from workbench._engine_commands import build_command, engine, explore, export_litert, rebuild
 from workbench._flags import Calibration, Model, Provider, Root, Samples, Threads, backend_options, flags, show_progress
 from workbench._measure_commands import (
     AccuracyFlags,
@@ -146,6 +147,10 @@ def transform_(*names: str) -> None:
     """Apply one transform to a model: see `workbench transform --help`."""
 
 
+def build_(*names: str) -> None:
+    """Build an engine on one backend: see `workbench build --help`."""
+
+
 def export_(*names: str) -> None:
     """Write a serving package: see `workbench export --help`."""
 
@@ -169,7 +174,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep,
     "loadgen": loadgen,
     "profile": profile,
+    "build": build_,
+    "engine": engine,
+    "explore": explore,
+    "rebuild": rebuild,
     "explain": explain,
+    "export-litert": export_litert,
     "export": export_,
     "try": try_,
     "show": show,
@@ -178,6 +188,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 GROUPS = {
     "import": ("importers", import_command),
     "transform": ("transforms", transform_command),
+    "build": ("backends", build_command),
     "export": ("exporters", export_command),
 }
 

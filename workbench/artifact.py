@@ -45,7 +45,6 @@ class Manifest:
         phases: Seconds of each phase of it, by name, as far as the backend tells.
         notes: What the build said of the result, in sentences.
         made: When, as an ISO 8601 time in UTC.
-        build: Which rebuild of the same it is; 0 is the one that is used.
     """
 
     backend: str
@@ -61,7 +60,19 @@ class Manifest:
     phases: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     made: str = ""
-    build: int = 0
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why an engine cannot be used here, and how it would be built here.
+
+    Attributes:
+        reason: A clause such as `it was built with tensorrt_rtx 1.6.0, and here is 1.7.1`.
+        options: What to build it with again.
+    """
+
+    reason: str
+    options: Mapping[str, Any]
 
 
 class Built(NamedTuple):
@@ -80,7 +91,6 @@ def build_artifact(
     file: str,
     make: Callable[[Path], Built],
     progress: Progress,
-    build: int = 0,
 ) -> Engine:
     """Finds an engine file that an earlier run built, or builds it; two builds of the same wait for each other.
 
@@ -95,7 +105,6 @@ def build_artifact(
         file: Name of the engine file, e.g. `model.plan`.
         make: Writes the file, and whatever belongs to it, into the empty folder that it is given.
         progress: Called while another build of the same is waited for; may raise to cancel.
-        build: Which rebuild of the same it is.
     """
     plain = to_builtins(options)
     key = {
@@ -104,7 +113,6 @@ def build_artifact(
         "options": plain,
         "device": device,
         "versions": dict(versions),
-        **({"build": build} if build else {}),
     }
     workspace = Workspace()
 
@@ -126,7 +134,6 @@ def build_artifact(
             phases=told.phases,
             notes=told.notes,
             made=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            build=build,
         )
         write_json(folder / MANIFEST, manifest)
 
@@ -145,11 +152,14 @@ def read_manifest(folder: Path) -> Manifest:
         EngineError: There is no manifest, or it cannot be read.
     """
     try:
-        return read_json(folder / MANIFEST, Manifest)
+        manifest = read_json(folder / MANIFEST, Manifest)
     except OSError:
         raise EngineError(f"{folder} holds no engine.", "Give the folder that a build wrote.") from None
     except msgspec.MsgspecError as error:
         raise EngineError(f"{folder / MANIFEST} cannot be read: {error}.", "Build the engine again.") from None
+    if Path(manifest.file).name != manifest.file:
+        raise EngineError(f"{folder / MANIFEST} names a file outside of its folder.", "Build the engine again.")
+    return manifest
 
 
 def check_file(engine: Engine) -> None:
@@ -169,7 +179,7 @@ def _damage(folder: Path) -> str:
     except EngineError as error:
         return error.message.rstrip(".")
     path = folder / manifest.file
-    if Path(manifest.file).name != manifest.file or not path.is_file():
+    if not path.is_file():
         return f"{path} is gone"
     size = path.stat().st_size
     if size != manifest.size_bytes:

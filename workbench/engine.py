@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,21 @@ class Runner(Protocol):
         """A call that runs the model once on `feed` and returns when the outputs are there.
 
         This is what is timed: it adds nothing to the backend's own call, and leaves the outputs in the backend's form.
+        """
+
+
+@runtime_checkable
+class AsyncRunner(Runner, Protocol):
+    """A runner that also takes a request and runs it on threads of its own while the caller goes on."""
+
+    def submit(self, feed: Tensors) -> Future[dict[str, NDArray[Any]]]:
+        """Begins to run the model once; the future gives what `infer` would, or raises what that would.
+
+        The feed's arrays must stay as they are until then. Several requests may be under way at once.
+
+        Raises:
+            EngineError: The engine was built so that it cannot run on threads of its own.
+            ModelError: The backend sees at once that it cannot run the model on these inputs.
         """
 
 

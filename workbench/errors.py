@@ -44,6 +44,10 @@ class ConversionError(DetailedError, ModelError):
     """A model that cannot become ONNX, or computes something else there."""
 
 
+class BuildError(DetailedError, ModelError):
+    """A model of which a backend cannot make an engine; `details` holds all that it said."""
+
+
 class DatasetError(WorkbenchError, ValueError):
     """Samples or labels that do not fit the model."""
 

@@ -162,27 +162,38 @@ class Worker:
 def run(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Runs `function(*args, **kwargs)` in a fresh subprocess and returns its result.
 
-    A keyword argument `progress` stays here: the function gets one that reports to it. So does `watch`, if given: the
-    function then gets `tell` as well, which hands each payload it is called with over to `watch`.
+    A keyword argument `progress` stays here: the function gets one that reports to it.
 
     Raises:
         WorkbenchError: The one that the function raised.
         WorkerError: The process broke or was ended by the system.
     """
     progress: Any = kwargs.pop("progress", silent)
-    watch: Any = kwargs.pop("watch", None)
-    with Worker(_call, function, args, kwargs, watch is not None) as worker:
+    with Worker(_call, function, args, kwargs) as worker:
+        result: R = worker.receive(progress)
+        return result
+
+
+def run_watched(function: Callable[..., R], *args: Any, watch: Callable[[Any], None], progress: Progress = silent) -> R:
+    """Runs `function(*args, progress=…, tell=…)` like `run`; each payload that it gives `tell` is handed to `watch`.
+
+    Raises:
+        WorkbenchError: The one that the function raised.
+        WorkerError: The process broke or was ended by the system.
+    """
+    with Worker(_call_watched, function, args) as worker:
         result: R = worker.receive(progress, watch)
         return result
 
 
-def _call(channel: Connection, function: Callable[..., Any], args: Any, kwargs: Any, watched: bool) -> None:
+def _call_watched(channel: Connection, function: Callable[..., Any], args: Any) -> None:
     def tell(payload: Any) -> None:
         channel.send(("event", payload))
 
-    if watched:
-        kwargs = {**kwargs, "tell": tell}
+    _call(channel, function, args, {"tell": tell})
 
+
+def _call(channel: Connection, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
     def report(fraction: float, message: str) -> None:
         channel.send(("progress", (fraction, message)))
 

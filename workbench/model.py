@@ -77,6 +77,8 @@ class Model:
         history: The transforms applied since the file was loaded, oldest first.
         source: Format that it was loaded from.
         conversion: How near it is to that original; None if it was ONNX already.
+        original: That original, where it is one file that a backend runs as it is; None if it is not, and once a
+            transform was applied.
     """
 
     path: Path
@@ -89,6 +91,7 @@ class Model:
     history: tuple[Step, ...] = ()
     source: str = "onnx"
     conversion: Conversion | None = None
+    original: Path | None = None
 
     @property
     def fixed_batch(self) -> int | None:

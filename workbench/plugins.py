@@ -90,8 +90,8 @@ def plugin_modules(group: str) -> dict[str, ModuleType]:
 def required_versions(plugin: ModuleType) -> dict[str, str]:
     """Versions of what a plugin requires: they decide its result. Some packages come in several wheels."""
     versions = {}
-    for package in plugin.REQUIRES:
-        for distribution in (package, f"{package}-gpu", f"{package}-cpu"):
+    for package in (name for entry in plugin.REQUIRES for name in entry.split("|")):
+        for distribution in (package, f"{package}-gpu", f"{package}-cpu", f"{package}-openvino"):
             try:
                 versions[package] = version(distribution)
             except PackageNotFoundError:
@@ -121,6 +121,8 @@ def _describe(group: str, name: str, path: str) -> Plugin:
         requires: dict[str, str] = module.REQUIRES
     except Exception as error:  # somebody else's: it must not take the others along
         return Plugin(group, name, path, fault=f"{type(error).__name__}: {error}")
-    missing = tuple(package for package in requires if importlib.util.find_spec(package) is None)
+    # `this|that` is met by either.
+    missing = [entry for entry in requires if not any(map(importlib.util.find_spec, entry.split("|")))]
     summary = (module.__doc__ or "").strip().partition("\n")[0]
-    return Plugin(group, name, summary, missing, requires[missing[0]] if missing else "")
+    named = tuple(entry.replace("|", " or ") for entry in missing)
+    return Plugin(group, name, summary, named, requires[missing[0]] if missing else "")

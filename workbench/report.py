@@ -139,6 +139,13 @@ def format_size(megabytes: float) -> str:
     return f"{megabytes:.2f} MB" if megabytes < 10 else f"{megabytes:,.0f} MB"
 
 
+def format_seconds(seconds: float) -> str:
+    """A duration with digits that make sense, e.g. `0.4 s`, `12 s` or `2:05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
+
+
 def format_count(value: float | None, unit: str = "") -> str:
     """A count with three significant digits, e.g. `1.23 M`; `–` if it is not known."""
     if value is None:

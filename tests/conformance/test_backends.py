@@ -21,10 +21,19 @@ from workbench.jobs import silent
 from workbench.model import Model
 from workbench.options import option_fields
 from workbench.plugins import find_plugin, list_plugins
+from workbench.workspace import ROOT_VARIABLE
 
 NAMES = [plugin.name for plugin in list_plugins("backends") if plugin.available]
 RUNNING = [name for name in NAMES if find_plugin("backends", name).devices()]
 PROFILING = [name for name in RUNNING if {"optimized", "profile"} <= set(dir(find_plugin("backends", name)))]
+
+
+@pytest.fixture(autouse=True)
+def default_workspace(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One for all of these tests: some backends take seconds to build the same engine."""
+    folder = tmp_path_factory.getbasetemp() / "conformance-of-backends"
+    monkeypatch.setenv(ROOT_VARIABLE, str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session", params=RUNNING)
@@ -123,7 +132,8 @@ def test_memory_that_may_not_be_written_is_fine(name: str, digits: Model, evalua
     with open_runner(build_engine(digits, name)) as runner:
         wanted = runner.infer({"image": image.copy()})["logits"]
         np.testing.assert_array_equal(runner.infer({"image": image})["logits"], wanted)
-        np.testing.assert_array_equal(runner.infer({"image": image[::-1]})["logits"], wanted[::-1])
+        turned = runner.infer({"image": image[::-1]})["logits"]  # in another place of the batch, rounded otherwise
+        np.testing.assert_allclose(turned, wanted[::-1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("bad", [np.zeros((1, 3, 32, 32), np.float32), np.zeros((1, 1, 32, 32), np.int64)])
@@ -134,7 +144,8 @@ def test_inputs_that_do_not_fit_are_refused_in_words(name: str, digits: Model, b
 
 @pytest.mark.parametrize("name", PROFILING)
 def test_a_profile_tells_where_the_time_goes(name: str, digits: Model, evaluation: Dataset) -> None:
-    engine = build_engine(digits, name, {"threads": 1})
+    takes_threads = "threads" in {field.name for field in option_fields(find_plugin("backends", name).Options)}
+    engine = build_engine(digits, name, {"threads": 1} if takes_threads else {})
     found: Layers = find_plugin("backends", name).profile(engine, evaluation.take(1).inputs, 0.1, silent)
 
     assert found.whole_ms is not None
@@ -178,6 +189,6 @@ def test_an_unknown_option_is_refused_by_name(name: str, tiny: Model) -> None:
 
 def test_a_file_that_has_become_unusable_is_refused_in_words(name: str, tiny: Model) -> None:
     engine = build_engine(tiny, name)
-    tiny.path.write_bytes(b"no model any more")
+    engine.path.write_bytes(b"no model any more")
     with pytest.raises(WorkbenchError, match="tiny"), open_runner(engine):
         pass

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
+from workbench.backends import build_engine, open_runner
+from workbench.engine import random_feed
 from workbench.importers import load_model
+from workbench.transforms import transform
 from workbench.workspace import Workspace
 
 
@@ -49,3 +53,17 @@ def test_operators_of_others_are_named(tensorflow_answers: Mapping[str, Any]) ->
 def test_operators_of_tensorflow_inside_do_not_reach_out(tensorflow_answers: Mapping[str, Any]) -> None:
     assert "outside the model: WriteFile" in tensorflow_answers["flex lite"].error.message
     assert not tensorflow_answers["flex lite"].harmed
+
+
+def test_the_file_itself_is_kept_for_litert(tensorflow_files: Path, shared_workspace: Workspace) -> None:
+    """It survives the workspace's cache; a transform leaves it behind, as it then is another model."""
+    first, again = (load_model(tensorflow_files / "int8.tflite", workspace=shared_workspace) for _ in range(2))
+    feed = random_feed(again, 2)
+    with open_runner(build_engine(again, "litert")) as runner, open_runner(build_engine(again)) as reference:
+        ours, theirs = (np.asarray(entry.infer(feed)["output_0"], np.int16) for entry in (runner, reference))
+
+    assert first.original == again.original
+    assert again.original
+    assert again.original.read_bytes() == (tensorflow_files / "int8.tflite").read_bytes()
+    assert np.abs(ours - theirs).max() <= 2  # rounding steps
+    assert transform(again, "upgrade_opset").original is None

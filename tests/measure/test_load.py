@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tests.faults import Faulty
 from tests.loads import load_of
 from workbench.backends import build_engine
 from workbench.dataset import Dataset
 from workbench.engine import Engine
-from workbench.errors import Cancelled, DatasetError, OptionsError, WorkerError
+from workbench.errors import Cancelled, DatasetError, EngineError, OptionsError, WorkerError
 from workbench.importers import load_model
 from workbench.measure.load import LoadPoint, LoadStats, knee, make_feeds, measure_load, measure_load_curve
 from workbench.model import Model
@@ -86,12 +88,53 @@ def test_each_instance_gets_other_samples(engine: Engine, evaluation: Dataset) -
         ({"pattern": "poisson", "rate": 0}, r"rate = 0.*at least 0\.001|rate = 0.*from 0\.001"),
         ({"instances": 2}, r"concurrency of 1 leaves some of 2 instances without work.*Set concurrency to 2"),
         ({"pattern": "constant", "rate": 1e6, "seconds": 3600}, r"3\.6e\+09 queries.*lower rate"),
+        ({"callers": "threads"}, "Choose one of runners, shared, asynchronous"),
         ({"pattern": "bursts"}, "Choose one of closed, constant, poisson, offline"),
     ],
 )
 def test_a_load_that_cannot_be_is_refused(tiny: Model, options: dict[str, object], words: str) -> None:
     with pytest.raises(OptionsError, match=words):
         measure_load(build_engine(tiny, options={"threads": 1}), options)
+
+
+@pytest.mark.parametrize(("callers", "threads"), [("shared", 1), ("asynchronous", 2)])
+@pytest.mark.parametrize("pattern", ["closed", "poisson"])
+def test_callers_may_share_one_runner(digits: Model, callers: str, threads: int, pattern: str) -> None:
+    engine = build_engine(digits, options={"threads": threads})
+    options = {**SHORT, "instances": 2, "concurrency": 2, "callers": callers, "pattern": pattern, "max_wait_s": 60}
+    stats = measure_load(engine, options)
+
+    assert (stats.callers, stats.instances, stats.threads) == (callers, 2, threads)
+    assert stats.completed > 2
+    if pattern == "closed":
+        assert stats.queries_per_second * stats.mean_ms / 1000 == pytest.approx(2, rel=0.15)
+    assert stats.placement.keys() == {"CPUExecutionProvider"}
+
+
+def test_callers_with_runners_of_their_own_take_more_memory_than_those_that_share(
+    tmp_path: Path,
+) -> None:
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [2048, 2048], np.ones(2048 * 2048, np.float32).tobytes(), True)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2048]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    engine = build_engine(load_model(tmp_path / "m.onnx"), options={"threads": 1})
+    own, shared = (
+        measure_load(engine, {"seconds": 0.2, "instances": 4, "concurrency": 4, "callers": callers})
+        for callers in ("runners", "shared")
+    )
+
+    assert own.peak_memory_mb - shared.peak_memory_mb > 2 * 17  # 17 MB of weights each
+
+
+def test_a_runner_that_takes_no_asynchronous_requests_is_refused(faulty: Faulty) -> None:
+    with pytest.raises(OptionsError, match=r"faulty takes no asynchronous requests.*callers=shared"):
+        measure_load(faulty("nan"), {**SHORT, "callers": "asynchronous"})
+
+
+def test_an_engine_without_threads_of_its_own_is_refused_asynchronous_requests(engine: Engine) -> None:
+    with pytest.raises(EngineError, match=r"with 1 thread there are none.*threads to 2"):
+        measure_load(engine, {**SHORT, "callers": "asynchronous"})
 
 
 def test_samples_and_batch_must_fit(tmp_path: Path, tiny: Model, model_file: Callable[..., Path]) -> None:

@@ -177,7 +177,7 @@ def test_what_runs_inside_a_choice_counts_once(residual: Model) -> None:
 
 def test_a_backend_that_tells_nothing_is_refused(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(find_plugin("backends", "openvino"), "profile")
-    with pytest.raises(OptionsError, match=r"The backend openvino does not tell .* one that does: onnxruntime"):
+    with pytest.raises(OptionsError, match=r"The backend openvino does not tell .* one that does: .*onnxruntime"):
         profile_layers(build_engine(tiny, "openvino"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,23 @@ def test_quantizing_shows_where_it_hurts_and_what_is_slower(tmp_path: Path) -> N
     for words in ("entropy", "TensorRT takes signed", "stem/conv", "the budget of 0.5 holds", "10 layers in float"):
         assert words in said
     assert "not int8 dynamic: it is " in said  # slower, or on a busy machine not clearly faster
+
+
+@pytest.mark.heavy
+def test_the_engines_agree_and_a_broken_plan_is_built_again(tmp_path: Path) -> None:
+    done = execute("engines.ipynb", tmp_path, seconds=0.3, targets=["SM86", "SM120"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = printed(tmp_path)
+    for backend in ("litert", "mnn", "onnxruntime", "openvino", "pytorch"):
+        assert re.search(rf"{backend} +largest difference to onnxruntime", said), backend
+    for words in (
+        "int8     SM120",
+        "SM75 has no matrix products in float32",
+        "chosen: ",
+        "×",
+        "built again from its model",
+    ):
+        assert words in said
 
 
 @pytest.mark.heavy

@@ -34,11 +34,11 @@ def test_half_the_size_answers_alike(
 def test_tensorrt_computes_in_it(digits: Model, apply: Apply) -> None:
     pytest.importorskip("tensorrt_rtx")
     half = apply(digits, "bfloat16")
-    engine = build_engine(half, "tensorrt", {"target": "SM89"})
+    engine = build_engine(half, "tensorrt", {"targets": ["SM89"]})
 
     assert Counter(layer.precision for layer in tensorrt.optimized(engine).layers)["bfloat16"] >= 8
     with pytest.raises(ModelError, match=r"cannot build digits_cnn for SM75.*b16"):
-        build_engine(half, "tensorrt", {"target": "SM75"})
+        build_engine(half, "tensorrt", {"targets": ["SM75"]})
 
 
 def test_onnxruntime_says_that_it_cannot(digits: Model, apply: Apply) -> None:

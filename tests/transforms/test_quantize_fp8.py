@@ -34,7 +34,7 @@ def test_tensorrt_computes_in_fp8(
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
     for model, samples, products in ((digits, calibration, 8), (transformer, noise, 4)):
-        engine = build_engine(apply(model, "quantize_fp8", dataset=samples), "tensorrt", {"target": "SM89"})
+        engine = build_engine(apply(model, "quantize_fp8", dataset=samples), "tensorrt", {"targets": ["SM89"]})
         assert Counter(layer.precision for layer in tensorrt.optimized(engine).layers)["float8"] >= products
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench import jobs
+from workbench.artifact import MANIFEST, read_manifest
 from workbench.dataset import Dataset
 from workbench.engine import BuildCheck, BuildLog, Engine, Runner, unheard
 from workbench.jobs import Progress, silent
@@ -139,13 +140,16 @@ def _unsupported(backend: str, model: Model, progress: Progress) -> tuple[Unsupp
 
 def engine_key(engine: Engine) -> dict[str, Any]:
     """Everything that decides what an engine computes and how fast, without the place where it lies."""
-    return {
+    key = {
         "model": engine.model.sha256,
         "backend": engine.backend,
         "options": dict(engine.options),
         "device": engine.device,
         "versions": dict(engine.versions),
     }
+    if (engine.path.parent / MANIFEST).is_file():
+        key["file"] = read_manifest(engine.path.parent).sha256  # builds of the same can differ
+    return key
 
 
 def _predict(engine: Engine, dataset: Dataset, batch: int, progress: Progress) -> dict[str, NDArray[Any]]:

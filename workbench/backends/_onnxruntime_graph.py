@@ -41,7 +41,7 @@ def read_layers(path: Path, source: SourceGraph, provider: str) -> list[tuple[on
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False).graph
-    precisions = _precisions(graph, source)
+    precisions, written = _precisions(graph, source)
     inserted = [_is_inserted(node, source) for node in graph.node]
     origins = _origins(graph, inserted, source)
     return [
@@ -55,9 +55,12 @@ def read_layers(path: Path, source: SourceGraph, provider: str) -> list[tuple[on
                 None,
                 origin,
                 provider,
+                output,
             ),
         )
-        for node, precision, added, origin in zip(graph.node, precisions, inserted, origins, strict=True)
+        for node, precision, output, added, origin in zip(
+            graph.node, precisions, written, inserted, origins, strict=True
+        )
     ]
 
 
@@ -74,15 +77,16 @@ def _kind(node: onnx.NodeProto, precision: str, inserted: bool) -> Literal["comp
     return "reformat" if inserted else "compute"
 
 
-def _precisions(graph: onnx.GraphProto, source: SourceGraph) -> list[str]:
-    """The type that each node computes in; the file holds the types of some tensors only, so they are followed."""
+def _precisions(graph: onnx.GraphProto, source: SourceGraph) -> tuple[list[str], list[str]]:
+    """The types that each node computes in and writes; the file holds those of some tensors only: they are followed."""
     import onnx
 
     names = {code: str(onnx.helper.tensor_dtype_to_np_dtype(code)) for code in onnx.TensorProto.DataType.values()[1:]}
     types: dict[str, str] = dict(source.types)
     types |= {tensor.name: names[tensor.data_type] for tensor in graph.initializer}
     types |= {value.name: names[code] for value in graph.value_info if (code := value.type.tensor_type.elem_type)}
-    precisions = []
+    precisions: list[str] = []
+    written: list[str] = []
     for node in graph.node:
         read = [types[name] for name in node.input if name in types]
         given = [kind for kind in read if kind not in _SETTINGS] or read or [types.get(node.output[0], "")]
@@ -94,8 +98,14 @@ def _precisions(graph: onnx.GraphProto, source: SourceGraph) -> list[str]:
             becomes = next((kind for kind in given if "float" in kind), precision)
         for name in filter(None, node.output):
             types.setdefault(name, becomes)
-        precisions.append("int8" if precision == "uint8" else precision)
-    return precisions
+        output = types.get(node.output[0], "")
+        if node.op_type in ("ConvInteger", "MatMulInteger"):
+            output = "int32"
+        elif node.op_type == "QGemm" and not "".join(node.input[7:8]):  # without a scale of its result
+            output = "float32"
+        for kind, listed in ((precision, precisions), (output, written)):
+            listed.append("int8" if kind == "uint8" else kind)
+    return precisions, written
 
 
 def _origins(graph: onnx.GraphProto, inserted: Sequence[bool], source: SourceGraph) -> list[tuple[str, ...]]:

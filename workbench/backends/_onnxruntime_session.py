@@ -8,12 +8,16 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.backends._cuda_events import DeviceTimer
+import numpy as np
+
+from workbench.backends._cuda import DeviceTimer
+from workbench.backends._onnxruntime_providers import CPU, ON_CUDA, provider_settings
 from workbench.engine import Engine, Tensors
-from workbench.errors import ModelError, ProviderError
+from workbench.errors import EngineError, ModelError, ProviderError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,6 +42,9 @@ class SessionRunner:
         self._timer = device_timer
         self._outputs = [spec.name for spec in engine.model.outputs]
         self._model = engine.model.name
+        self._threads = engine.options["threads"]
+        self._bound_to = "cuda" if engine.device in ON_CUDA else "cpu"
+        self._binding = engine.options.get("binding", False)
         self._placement = _placement(session)
         # A model of constants alone has no node left once the session is made, and may run anywhere.
         if not self._placement.get(engine.device, engine.device in session.get_providers() and not self._placement):
@@ -65,17 +72,58 @@ class SessionRunner:
             ModelError: ONNX Runtime cannot run it on these inputs.
         """
         try:
-            outputs = self.bind(feed)()
+            outputs = self._session.run(self._outputs, dict(feed))
         except Exception as error:  # onnxruntime raises its own C++ exception classes
-            raise ModelError(
-                f"ONNX Runtime cannot run {self._model}: {_reason(error)}.",
-                "Check the inputs' types, shapes and values against what the model takes.",
-            ) from error
+            raise self._refused(str(error)) from error
         return dict(zip(self._outputs, outputs, strict=True))
 
     def bind(self, feed: Tensors) -> Callable[[], Any]:
-        """`session.run` on the feed: it copies no input and gives new arrays."""
-        return functools.partial(self._session.run, self._outputs, dict(feed))
+        """`session.run` on the feed: it copies no input and gives new arrays.
+
+        With the option `binding`, `session.run_with_iobinding`: inputs lie where the provider reads them, and outputs
+        stay where it writes them, in the binding (`call.args[0].get_outputs()`).
+        """
+        if not self._binding:
+            return functools.partial(self._session.run, self._outputs, dict(feed))
+        ort, binding = load_runtime(), self._session.io_binding()
+        for name, array in feed.items():
+            if self._bound_to == "cpu":
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))  # it keeps the array, and copies nothing
+            else:
+                binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, self._bound_to, 0))
+        for name in self._outputs:
+            binding.bind_output(name, self._bound_to)
+        return functools.partial(self._session.run_with_iobinding, binding)
+
+    def submit(self, feed: Tensors) -> Future[dict[str, NDArray[Any]]]:
+        """`session.run_async`: the model is run by a thread inside the session, of which there is one less than asked.
+
+        Raises:
+            EngineError: The session has no such thread.
+        """
+        if self._threads < 2:
+            raise EngineError(
+                f"ONNX Runtime runs {self._model} asynchronously on the threads that it adds to the caller's own, and "
+                "with 1 thread there are none.",
+                "Set the engine's threads to 2 or more, or let several threads call the runner.",
+            )
+        future: Future[dict[str, NDArray[Any]]] = Future()
+        kept = dict(feed)  # which the session reads from another thread
+        self._session.run_async(self._outputs, kept, self._finish, (future, kept))
+        return future
+
+    def _finish(self, outputs: list[Any], request: tuple[Future[dict[str, NDArray[Any]]], Tensors], said: str) -> None:
+        future, _ = request
+        if said:
+            future.set_exception(self._refused(said))
+        else:
+            future.set_result(dict(zip(self._outputs, outputs, strict=True)))
+
+    def _refused(self, said: str) -> ModelError:
+        return ModelError(
+            f"ONNX Runtime cannot run {self._model}: {reason(said)}.",
+            "Check the inputs' types, shapes and values against what the model takes.",
+        )
 
 
 def disabled_optimizers(engine: Engine) -> list[str]:
@@ -96,6 +144,7 @@ def open_session(
 
     Raises:
         ModelError: ONNX Runtime refuses the model.
+        ProviderError: The provider refuses its options, or cannot be set up.
     """
     ort = load_runtime()
     ort.set_default_logger_severity(3)  # its warnings about the machine (no GPU found) are not the user's
@@ -103,6 +152,7 @@ def open_session(
     options.log_severity_level = 3  # also of the warning that an optimized graph belongs to this machine
     options.intra_op_num_threads = engine.options["threads"]
     options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = engine.options.get("arena", True)
     options.graph_optimization_level = {
         "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
         "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -118,16 +168,27 @@ def open_session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    first = (engine.device, {"user_compute_stream": str(stream)}) if stream is not None else engine.device
-    providers = [first, *([] if engine.device == "CPUExecutionProvider" else ["CPUExecutionProvider"])]
+    providers = [(engine.device, dict(provider_settings(engine, stream)))]
+    providers += [] if engine.device == CPU else [(CPU, {})]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of is checked right after, and refused in words
             return ort.InferenceSession(
-                str(engine.path), options, providers=providers, disabled_optimizers=disabled_optimizers(engine)
+                str(engine.path),
+                options,
+                providers=providers,
+                disabled_optimizers=disabled_optimizers(engine),
+                enable_fallback=0,  # it would try again on the CPU, and keep the reason to itself
             )
-    except Exception as error:  # onnxruntime raises its own C++ exception classes
-        raise _refusal(engine.model.name, f"ONNX Runtime {ort.__version__}", _reason(error)) from error
+    except (RuntimeError, ValueError) as error:  # of setting a provider up; of the model it raises classes of its own
+        if engine.device == CPU:
+            raise ModelError(*explain_refusal(engine.model.name, str(error))) from error
+        raise ProviderError(
+            f"{engine.device} cannot be set up for {engine.model.name}: {reason(str(error))}.",
+            "Check provider_options, and the driver and its libraries; or ask for CPUExecutionProvider.",
+        ) from error
+    except Exception as error:
+        raise ModelError(*explain_refusal(engine.model.name, str(error))) from error
 
 
 # What ONNX Runtime says, what it means, and how to mend it.
@@ -155,19 +216,20 @@ _REFUSALS = (
 )
 
 
-def _refusal(model: str, runtime: str, reason: str) -> ModelError:
+def explain_refusal(model: str, said: str) -> tuple[str, str]:
+    """What a refusal of ONNX Runtime means, and how to mend it, in a sentence each."""
+    runtime, told = f"ONNX Runtime {load_runtime().__version__}", reason(said)
     for pattern, words, remedy in _REFUSALS:
-        if found := re.search(pattern, reason):
+        if found := re.search(pattern, told):
             parts = found.groups()
-            return ModelError(f"{model} {words.format(*parts, runtime=runtime)}.", remedy.format(*parts))
-    return ModelError(
-        f"{runtime} refuses {model}: {reason}.", "Export the model with an opset that it knows, or use another backend."
-    )
+            return f"{model} {words.format(*parts, runtime=runtime)}.", remedy.format(*parts)
+    remedy = "Export the model with an opset that it knows, or use another backend."
+    return f"{runtime} refuses {model}: {told}.", remedy
 
 
-def _reason(error: Exception) -> str:
+def reason(said: str) -> str:
     """What ONNX Runtime says, without the places in its source that it puts before."""
-    text = " ".join(str(error).split())
+    text = " ".join(said.split())
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Load model from .*? failed:\s*", "", text)
     text = re.sub(r"/\S+\.(?:cc|h):\d+ .*?\)>?(?: const)?(?: \[with .*?\])? (?=[A-Z])", "", text)
     return "".join(letter for letter in text[:400] if letter.isprintable()).rstrip(".")

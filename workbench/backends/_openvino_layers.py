@@ -76,10 +76,15 @@ def _layer(info: dict[str, str], source: SourceGraph) -> Layer:
         name=info["name"],
         operator=info["layerType"],
         kind=kind,
-        precision="int8" if integer else _TYPES.get(types[0], types[0].replace("i", "int", 1)),
+        precision="int8" if integer else _type(types[0]),
         sources=sources,
         provider=info["primitiveType"],
+        output_precision=_type(types[1]),
     )
+
+
+def _type(name: str) -> str:
+    return "int8" if name in _EIGHT_BITS else _TYPES.get(name, name.replace("i", "int", 1))
 
 
 def _microseconds(info: dict[str, str]) -> int:

@@ -7,17 +7,25 @@ import importlib
 import re
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.artifact import check_file
 from workbench.engine import Engine, Tensors
-from workbench.errors import ModelError
+from workbench.errors import EngineError, ModelError
+from workbench.jobs import Progress
 
+COMPILED = ".blob"  # how the name of a file ends that OpenVINO exported
 _PRECISIONS = {"bfloat16": "bf16", "float32": "f32"}
+_HINTS = {"latency": "LATENCY", "throughput": "THROUGHPUT", "cumulative": "CUMULATIVE_THROUGHPUT"}
+_MOST_WAITING = 32  # threads that wait for requests under way; beyond that, requests that have ended wait for a thread
 _NOT_RUN = ("Const", "Input", "Output", "Reshape")  # what costs nothing when the model runs
 
 
@@ -38,30 +46,72 @@ def load_runtime() -> Any:
 
 
 def compile_model(engine: Engine, *, profile: bool = False) -> Any:
-    """Reads and compiles an engine's model for its device; its outputs stand in the model's order.
+    """Compiles an engine's model for its device, or opens what was compiled; outputs stand in the model's order.
 
     Args:
-        engine: What to compile.
+        engine: What to open.
         profile: Count how long each layer takes.
 
     Raises:
         ModelError: OpenVINO refuses the model.
+        EngineError: What was compiled is damaged, or made by another version or for another processor.
     """
     openvino = load_runtime()
-    options = engine.options
-    settings: dict[str, Any] = {"PERFORMANCE_HINT": options["hint"].upper(), "PERF_COUNT": profile}
-    if options["precision"] != "auto":
-        settings["INFERENCE_PRECISION_HINT"] = _PRECISIONS[options["precision"]]
-    if options["streams"]:
-        settings["NUM_STREAMS"] = options["streams"]
-    if engine.device == "CPU":
-        settings["INFERENCE_NUM_THREADS"] = options["threads"]
-        settings["ENABLE_CPU_PINNING"] = options["pinning"]
-    core = openvino.Core()
+    core, settings = openvino.Core(), {**_settings(engine), "PERF_COUNT": profile}
+    if engine.path.suffix == COMPILED:
+        return _open_compiled(core, engine, settings)
     try:
         return core.compile_model(core.read_model(engine.path), engine.device, settings)
     except RuntimeError as error:
         raise _refusal(engine.model.name, engine.versions["openvino"], str(error)) from error
+
+
+def _settings(engine: Engine) -> dict[str, Any]:
+    options = engine.options
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": _HINTS[options["hint"]]}
+    if options["precision"] != "auto":
+        settings["INFERENCE_PRECISION_HINT"] = _PRECISIONS[options["precision"]]
+    if options["streams"]:
+        settings["NUM_STREAMS"] = options["streams"]
+    if engine.device.startswith(("CPU", "AUTO")):
+        settings["INFERENCE_NUM_THREADS"] = options["threads"]
+        settings["ENABLE_CPU_PINNING"] = options["pinning"]
+    return settings
+
+
+def _open_compiled(core: Any, engine: Engine, settings: Mapping[str, Any]) -> Any:
+    """OpenVINO notices another version or processor by the head of the file, and most damage, but not all of it."""
+    check_file(engine)
+    here = {"openvino": version("openvino"), "processor": processor(core, engine.device)}
+    for name, built_with in engine.versions.items():
+        if here[name] != built_with:
+            raise EngineError(
+                f"{engine.model.name} was compiled for {name} {built_with}, and here is {here[name]}.",
+                "Build the engine again.",
+            )
+    try:
+        return core.import_model(load_runtime().tensor_from_file(engine.path), engine.device, settings)
+    except RuntimeError as error:
+        raise EngineError(
+            f"What OpenVINO compiled of {engine.model.name} cannot be opened here: {reason(str(error))}.",
+            "Build the engine again.",
+        ) from error
+
+
+def export_compiled(engine: Engine, path: Path, progress: Progress) -> None:
+    """Compiles an engine's model and writes what came of it; runs in a subprocess.
+
+    Raises:
+        ModelError: OpenVINO refuses the model.
+    """
+    progress(0.1, f"compiling {engine.model.name} for {engine.device}")
+    path.write_bytes(compile_model(engine).export_model().getvalue())
+
+
+def processor(core: Any, device: str) -> str:
+    """What a compiled model depends on: the device's name and what it can do, e.g. `AMD EPYC (BF16, FP32, INT8)`."""
+    able = sorted(core.get_property(device, "OPTIMIZATION_CAPABILITIES"))
+    return f"{core.get_property(device, 'FULL_DEVICE_NAME')} ({', '.join(able)})"
 
 
 class RequestRunner:
@@ -73,6 +123,8 @@ class RequestRunner:
         self._requests = threading.local()  # one for each thread that calls: a request runs once at a time
         self._placement = _placement(engine, compiled)
         self._bound: list[Tensors] = []  # what requests outside of `infer` still read
+        self._idle: deque[Any] = deque()  # requests of `submit`
+        self._waiting = ThreadPoolExecutor(_MOST_WAITING, thread_name_prefix="openvino")
 
     @property
     def placement(self) -> Mapping[str, int]:
@@ -90,15 +142,9 @@ class RequestRunner:
             request = self._own_request()
             self._set_inputs(request, lent)
             request.infer(share_outputs=True)
-            return {
-                spec.name: np.array(request.get_output_tensor(place).data)
-                for place, spec in enumerate(self._model.outputs)
-            }
+            return self._outputs(request)
         except RuntimeError as error:
-            raise ModelError(
-                f"OpenVINO cannot run {self._model.name}: {reason(str(error))}.",
-                "Check the inputs' types, shapes and values against what the model takes.",
-            ) from error
+            raise self._refused(error) from error
 
     def bind(self, feed: Tensors) -> Callable[[], Any]:
         """`InferRequest.infer` on inputs that were set before; the outputs stay in OpenVINO's memory."""
@@ -106,6 +152,51 @@ class RequestRunner:
         self._bound.append(_lend(feed))
         self._set_inputs(request, self._bound[-1])
         return functools.partial(request.infer, None, False, True)
+
+    def submit(self, feed: Tensors) -> Future[dict[str, NDArray[Any]]]:
+        """`InferRequest.start_async` on an idle request, or a new one if none is.
+
+        A thread waits for its end: OpenVINO calls back when a request ends well, and not when it fails, so that neither
+        a callback nor `AsyncInferQueue` would ever tell of that.
+
+        Raises:
+            ModelError: The inputs do not fit the model.
+        """
+        lent = _lend(feed)
+        try:
+            try:
+                request = self._idle.pop()
+            except IndexError:
+                request = self._compiled.create_infer_request()
+            self._set_inputs(request, lent)
+            request.start_async()
+        except RuntimeError as error:
+            raise self._refused(error) from error
+        return self._waiting.submit(self._finish, request, lent)
+
+    def close(self) -> None:
+        """Waits for the requests under way, and gives the threads that wait for them back."""
+        self._waiting.shutdown()
+
+    def _finish(self, request: Any, lent: Tensors) -> dict[str, NDArray[Any]]:
+        try:
+            request.wait()
+            outputs = self._outputs(request)
+        except RuntimeError as error:
+            raise self._refused(error) from error
+        self._idle.append(request)
+        return outputs
+
+    def _outputs(self, request: Any) -> dict[str, NDArray[Any]]:
+        return {
+            spec.name: np.array(request.get_output_tensor(place).data) for place, spec in enumerate(self._model.outputs)
+        }
+
+    def _refused(self, error: Exception) -> ModelError:
+        return ModelError(
+            f"OpenVINO cannot run {self._model.name}: {reason(str(error))}.",
+            "Check the inputs' types, shapes and values against what the model takes.",
+        )
 
     def _own_request(self) -> Any:
         if not hasattr(self._requests, "request"):
@@ -146,17 +237,20 @@ def read_layers(compiled: Any) -> list[dict[str, str]]:
 
 
 def _placement(engine: Engine, compiled: Any) -> dict[str, int]:
-    return dict(Counter(f"{engine.device} ({info['runtimePrecision']})" for info in read_layers(compiled)))
+    devices = engine.device
+    if devices.startswith("AUTO"):
+        devices = "+".join(compiled.get_property("EXECUTION_DEVICES"))
+    return dict(Counter(f"{devices} ({info['runtimePrecision']})" for info in read_layers(compiled)))
 
 
-def _refusal(model: str, version: str, said: str) -> ModelError:
+def _refusal(model: str, release: str, said: str) -> ModelError:
     if found := re.search(r"No conversion rule found for operations: (.+)", said):
         return ModelError(
-            f"{model} uses operators that OpenVINO {version} does not have: {found[1].strip()}.",
+            f"{model} uses operators that OpenVINO {release} does not have: {found[1].strip()}.",
             "Use another backend, or export the model with other operators.",
         )
     return ModelError(
-        f"OpenVINO {version} refuses {model}: {reason(said)}.",
+        f"OpenVINO {release} refuses {model}: {reason(said)}.",
         "Check that the model runs on ONNX Runtime, and use another backend if it does.",
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 from workbench.findings.context import Context, Finding, is_integer, nodes_of
 from workbench.findings.trials import static_quantization
@@ -13,12 +14,23 @@ _PLUMBING = ("QuantizeLinear", "DequantizeLinear")
 _LEAST_SHARE = 0.02  # of the profile: less is not worth a word
 
 
+class _Joined(Protocol):
+    """A graph whose nodes find each other."""
+
+    @property
+    def nodes(self) -> Mapping[str, NodeSummary]: ...
+    @property
+    def producers(self) -> Mapping[str, NodeSummary]: ...
+    @property
+    def readers(self) -> Mapping[str, Sequence[NodeSummary]]: ...
+
+
 def find(context: Context) -> Iterator[Finding]:
     """Looks for QuantizeLinear and DequantizeLinear left between layers that were meant to meet in integers."""
     left = [
         entry
         for entry in context.profile.layers
-        if entry.layer.kind == "quantize" and any(_is_between(context, name) for name in entry.nodes)
+        if entry.layer.kind == "quantize" and any(is_between(context, name) for name in entry.nodes)
     ]
     lost = context.time_of(*left)
     if not left or context.share_of(lost) < _LEAST_SHARE:
@@ -40,7 +52,7 @@ def find(context: Context) -> Iterator[Finding]:
     )
 
 
-def _is_between(context: Context, name: str) -> bool:
+def is_between(context: _Joined, name: str) -> bool:
     """Whether something quantized lies on the float side of a Q or DQ node, too.
 
     At the model's inputs and outputs, and beside a layer that nobody meant to quantize, it does what it is for.
@@ -61,10 +73,10 @@ def _is_between(context: Context, name: str) -> bool:
     return False
 
 
-def _before(context: Context, node: NodeSummary) -> list[NodeSummary]:
+def _before(context: _Joined, node: NodeSummary) -> list[NodeSummary]:
     names = node.inputs[:1] if node.operator in _PLUMBING else node.inputs
     return [context.producers[name] for name in names if name in context.producers]
 
 
-def _behind(context: Context, node: NodeSummary) -> list[NodeSummary]:
+def _behind(context: _Joined, node: NodeSummary) -> list[NodeSummary]:
     return [reader for spec in node.outputs for reader in context.readers.get(spec.name, ())]

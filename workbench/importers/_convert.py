@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import resource
+import shutil
 import tempfile
 import traceback
 import uuid
@@ -29,6 +30,7 @@ from workbench.workspace import Workspace, new_directory, read_json, write_json
 
 _KIND = "imports"
 _RECORD = "conversion.json"
+_ORIGINAL = "original"  # folder with the source itself, of formats that a backend runs as they are
 _MEMORY = 6 * 2**30  # what a framework and a small model need at most
 _MEMORY_PER_BYTE = 12  # of the file: the model in the framework, in ONNX, in ONNX Runtime, and copies between
 
@@ -58,7 +60,11 @@ def convert_file(
                 error.details,
             ) from None
         write_json(folder / _RECORD, record)
+        if kept:
+            (folder / _ORIGINAL).mkdir()
+            shutil.copyfile(path, folder / _ORIGINAL / path.name)
 
+    kept = getattr(plugin, "KEEPS_ORIGINAL", False)
     if trust or getattr(plugin, "reads_code", lambda _: False)(options):  # code that decides the result has no hash
         folder = _keep(workspace, make)
     else:
@@ -68,6 +74,7 @@ def convert_file(
             "options": to_builtins(options),
             "samples": samples.sha256 if samples else None,
             "versions": required_versions(plugin),
+            **({"kept": True} if kept else {}),
         }
         folder = workspace.artifact(_KIND, key, make)
     return _read(folder, stem, name)
@@ -163,7 +170,8 @@ def _parts(plugin: ModuleType) -> tuple[str, ...]:
 def _read(folder: Path, name: str, importer: str) -> Model:
     [path] = folder.glob("*.onnx")
     model = read_model(path, name=name, source=importer)
-    return dataclasses.replace(model, conversion=read_json(folder / _RECORD, Conversion))
+    original = next((folder / _ORIGINAL).glob("*"), None)
+    return dataclasses.replace(model, conversion=read_json(folder / _RECORD, Conversion), original=original)
 
 
 def hash_path(path: Path, parts: Sequence[str] = ()) -> str:

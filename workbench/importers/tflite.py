@@ -23,6 +23,7 @@ from workbench.jobs import Progress
 
 SUFFIXES = (".tflite",)
 REQUIRES = {"tensorflow": "tensorflow", "tf2onnx": "tensorflow"}
+KEEPS_ORIGINAL = True  # LiteRT runs it as it is
 
 _KNOWN_CUSTOM = {"TFLite_Detection_PostProcess"}  # the interpreter and tf2onnx both have it
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from workbench.backends import open_runner
-from workbench.engine import Engine, Tensors
+from workbench.engine import AsyncRunner, Engine, Runner, Tensors
+from workbench.errors import OptionsError
 from workbench.jobs import Progress
 from workbench.measure._checks import check_outputs, check_provider, check_surroundings
 from workbench.measure._limited import LimitedWorker, Limits, Opened, Sign, not_finite, peak_memory_mb
@@ -24,6 +26,7 @@ from workbench.measure.machine import SurroundingsWatch
 from workbench.measure.trust import Trust
 
 Watch: TypeAlias = Callable[[LoadPoint], None]
+Callers: TypeAlias = Literal["runners", "shared", "asynchronous"]
 
 _STEADY = 0.05  # warm-up ends when two blocks in a row agree this well
 _FIRST_BLOCK, _BLOCK = 0.05, 0.25  # s
@@ -41,16 +44,24 @@ class LoadBench:
 
     Args:
         engine: What each runner runs.
-        feeds: One feed for each runner.
+        feeds: One feed for each caller.
         limits: What the process may take before it is ended.
         name: What messages call it.
+        callers: Whether each has a runner of its own, or all share one, by calls or by asynchronous requests.
     """
 
-    def __init__(self, engine: Engine, feeds: Sequence[Tensors], limits: Limits, name: str = "") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        feeds: Sequence[Tensors],
+        limits: Limits,
+        name: str = "",
+        callers: Callers = "runners",
+    ) -> None:
         self._engine = engine
         self._opened: Opened | None = None
         name = name or f"{engine.model.name} on {engine.backend}"
-        self._worker = LimitedWorker(name, limits, _serve, engine, list(feeds))
+        self._worker = LimitedWorker(name, limits, _serve, engine, list(feeds), callers)
 
     def __enter__(self) -> LoadBench:
         return self
@@ -104,33 +115,51 @@ class LoadBench:
         return self._worker.receive(doing, progress, listen)
 
 
-def _serve(channel: Connection, engine: Engine, feeds: Sequence[Tensors]) -> None:
+def _serve(channel: Connection, engine: Engine, feeds: Sequence[Tensors], callers: Callers) -> None:
     """Runs in the worker: opens the runners, warms them up, then sends one load after the other."""
     with contextlib.ExitStack() as stack:
         begun = time.perf_counter()
-        runners = [stack.enter_context(open_runner(engine)) for _ in feeds]
+        opened = [stack.enter_context(open_runner(engine)) for _ in (feeds if callers == "runners" else feeds[:1])]
+        runners = opened * (len(feeds) // len(opened))
         load_ms = (time.perf_counter() - begun) * 1000
         outputs = [runner.infer(feed) for runner, feed in zip(runners, feeds, strict=True)]
         first_ms = (time.perf_counter() - begun) * 1000 - load_ms
         bad = tuple(dict.fromkeys(name for each in outputs for name in not_finite(each)))
         channel.send(("result", Opened(load_ms, first_ms, dict(runners[0].placement), bad)))
         del outputs
-        calls = [runner.bind(feed) for runner, feed in zip(runners, feeds, strict=True)]
+        calls = [_make_call(runner, feed, callers, engine) for runner, feed in zip(runners, feeds, strict=True)]
         gc.collect()
         gc.disable()
         capacity, warmup, steady = _warm_up(channel, calls, channel.recv())
         channel.send(("result", capacity))
         cores, threads = len(os.sched_getaffinity(0)), engine.options.get("threads")
         batch = len(next(iter(feeds[0].values())))
-        setting = Setting(batch, threads, cores, warmup, steady, dict(runners[0].placement))
+        setting = Setting(batch, threads, cores, warmup, steady, dict(runners[0].placement), callers)
+        inside = threads or cores
+        busy = len(calls) * inside if callers == "runners" else len(calls) + inside - 1
         while True:
             traffic: Traffic = channel.recv()
             # A caller that waits leaves its own threads' cores idle; where there are more threads, others need them.
-            traffic = replace(traffic, spin=len(calls) * (threads or cores) <= cores)
+            traffic = replace(traffic, spin=busy <= cores)
             before = time.process_time()
             log = send(calls, traffic, _Reporter(channel, traffic).tick)
             stats = summarize(log, traffic, setting, peak_memory_mb())
             channel.send(("result", (stats, time.process_time() - before)))
+
+
+def _make_call(runner: Runner, feed: Tensors, callers: Callers, engine: Engine) -> Call:
+    """What a caller calls: bound calls of one runner may not run side by side, whole inferences may."""
+    if callers == "runners":
+        return runner.bind(feed)
+    if callers == "shared":
+        return functools.partial(runner.infer, feed)
+    if not isinstance(runner, AsyncRunner):
+        raise OptionsError(
+            f"{engine.backend} takes no asynchronous requests: its runner has no `submit`.",
+            "Let callers share a runner (callers=shared), or give each its own (callers=runners).",
+        )
+    submit = runner.submit
+    return lambda: submit(feed).result()
 
 
 def _warm_up(channel: Connection, calls: Sequence[Call], seconds: float) -> tuple[float, int, bool]:

@@ -49,7 +49,7 @@ class LoadStats:
     Attributes:
         pattern: How queries came.
         batch: Samples per query.
-        instances: Live runners, each called from one thread.
+        instances: Callers, each in a thread of its own.
         threads: Threads inside one operator of each, where the backend has such an option.
         concurrency: Queries under way at once in a closed loop; None elsewhere.
         offered_per_second: Arrivals per second; None where queries came as fast as others ended.
@@ -67,6 +67,8 @@ class LoadStats:
         peak_memory_mb: Most memory that the process held, MB (10⁶ bytes).
         kept_up: Whether no backlog built up.
         placement: Nodes that each provider really ran.
+        callers: Whether each had a runner of its own (`runners`), or all shared one: by calls (`shared`) or by requests
+            that ran on its threads (`asynchronous`).
         trust: What was checked, and what speaks against the numbers.
     """
 
@@ -93,6 +95,7 @@ class LoadStats:
     peak_memory_mb: float
     kept_up: bool
     placement: Mapping[str, int]
+    callers: str = "runners"
     trust: Trust = field(default_factory=Trust)
 
     @property
@@ -122,6 +125,7 @@ class Setting:
         warmup: Untimed queries.
         steady: Whether the warm-up ended because the throughput had settled.
         placement: Nodes that each provider really ran.
+        callers: As in `LoadStats`.
     """
 
     batch: int
@@ -130,6 +134,7 @@ class Setting:
     warmup: int
     steady: bool
     placement: Mapping[str, int]
+    callers: str = "runners"
 
 
 def summarize(log: Log, traffic: Traffic, setting: Setting, peak_memory_mb: float) -> LoadStats:
@@ -178,6 +183,7 @@ def summarize(log: Log, traffic: Traffic, setting: Setting, peak_memory_mb: floa
         peak_memory_mb=peak_memory_mb,
         kept_up=kept_up,
         placement=setting.placement,
+        callers=setting.callers,
         trust=Trust(
             (
                 _samples(len(notes), p50, p99, offline),

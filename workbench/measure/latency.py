@@ -245,4 +245,4 @@ def _cores(engine: Engine, launch: int) -> frozenset[int]:
 
 
 def _on_gpu(engine: Engine) -> bool:
-    return any(word in engine.device.lower() for word in ("cuda", "tensorrt", "gpu"))
+    return any(word in f"{engine.backend} {engine.device}".lower() for word in ("cuda", "tensorrt", "gpu"))

@@ -14,7 +14,7 @@ from workbench.errors import OptionsError
 from workbench.jobs import Progress, part_of, silent
 from workbench.measure._checks import check_calibration
 from workbench.measure._limited import make_limits
-from workbench.measure._load_bench import LoadBench
+from workbench.measure._load_bench import Callers, LoadBench
 from workbench.measure._load_stats import LoadPoint as LoadPoint
 from workbench.measure._load_stats import LoadStats as LoadStats
 from workbench.measure._traffic import Pattern, Traffic
@@ -96,6 +96,14 @@ class LoadOptions:
     ) = None
     batch: Batch = 1
     instances: Instances = 1
+    callers: Annotated[
+        Callers,
+        option(
+            "runners: each instance is a runner of its own. shared: the instances are threads that call one runner. "
+            "asynchronous: they are requests under way on one runner, which runs them on threads of its own.",
+            advanced=True,
+        ),
+    ] = "runners"
     seconds: Annotated[float, option("How long queries come.", minimum=0.2, maximum=3600, unit="s")] = 5.0
     max_wait_s: MaxWait = 2.0
     seed: Seed = 0
@@ -132,6 +140,9 @@ def measure_load(
 ) -> LoadStats:
     """Measures one load, in a fresh subprocess, after a warm-up that ends when the throughput is stable.
 
+    Runners of their own are timed by their bare calls. Callers that share one runner are timed by `infer`, and
+    asynchronous requests from `submit` to their result, which are the calls that are safe side by side.
+
     Args:
         engine: What every instance runs.
         options: Fields of `LoadOptions`.
@@ -140,7 +151,9 @@ def measure_load(
         watch: Called about four times a second with what happened since; may raise to cancel.
 
     Raises:
-        OptionsError: An option has a value it cannot have, or the batch does not fit the model.
+        OptionsError: An option has a value it cannot have, the batch does not fit the model, or the backend takes no
+            asynchronous requests.
+        EngineError: The engine was built so that it takes none.
         DatasetError: The samples do not fit.
         ProviderError: The provider that would really run is not the one asked for.
         WorkerError: The runner crashed, hung or took too much memory; its process was ended.
@@ -155,7 +168,8 @@ def measure_load(
         check_arrivals(checked.rate or 0, checked.seconds)
     feeds = make_feeds(engine, dataset, checked.batch, checked.instances)
     before = calibrate()
-    with LoadBench(engine, feeds, make_limits(checked.hang_s, checked.memory_gb)) as bench:
+    limits = make_limits(checked.hang_s, checked.memory_gb)
+    with LoadBench(engine, feeds, limits, callers=checked.callers) as bench:
         capacity = bench.open(_warm_up_seconds(checked.seconds), part_of(progress, 0.0, 0.0))
         traffic = Traffic(
             checked.pattern,

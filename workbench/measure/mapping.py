@@ -88,17 +88,28 @@ def match_profiles(
     Raises:
         ModelError: A file does not hold an ONNX model.
     """
+    return tuple(_row(mine, theirs) for mine, theirs in match_layers(before, profile.layers, after, other.layers))
+
+
+def match_layers(
+    before: Model, layers: Sequence[ProfiledLayer], after: Model, others: Sequence[ProfiledLayer]
+) -> list[tuple[list[ProfiledLayer], list[ProfiledLayer]]]:
+    """Puts together the layers of two models that compute the same nodes; either side of a pair may be empty.
+
+    Raises:
+        ModelError: A file does not hold an ONNX model.
+    """
     rows = _Rows()
-    for side, layers in enumerate((profile.layers, other.layers)):
-        for number, entry in enumerate(layers):
+    for side, entries in enumerate((layers, others)):
+        for number, entry in enumerate(entries):
             rows.join([(side, number), *((side, name) for name in entry.nodes)])
     for mine, theirs in _counterparts(before, after):
         rows.join([*((0, name) for name in mine), *((1, name) for name in theirs)])
     found: dict[_Item, tuple[list[ProfiledLayer], list[ProfiledLayer]]] = {}
-    for side, layers in enumerate((profile.layers, other.layers)):
-        for number, entry in enumerate(layers):
+    for side, entries in enumerate((layers, others)):
+        for number, entry in enumerate(entries):
             found.setdefault(rows.find((side, number)), ([], []))[side].append(entry)
-    return tuple(_row(mine, theirs) for mine, theirs in found.values())
+    return list(found.values())
 
 
 def _counterparts(before: Model, after: Model) -> Iterator[tuple[Sequence[str], Sequence[str]]]:

@@ -12,11 +12,11 @@ import numpy as np
 
 from workbench.dataset import Dataset
 from workbench.errors import TransformError
+from workbench.graph_module import make_graph_module
 from workbench.jobs import silent
 from workbench.model import Model, TensorSpec, read_model
 from workbench.model_file import read_whole
 from workbench.training._teacher import Teacher
-from workbench.training.graph_module import make_graph_module
 from workbench.transforms._onnx import write_whole
 
 if TYPE_CHECKING:

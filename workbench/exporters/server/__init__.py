@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workbench.backends._onnxruntime_providers import asked_settings
 from workbench.engine import Engine
 from workbench.errors import ExportError
 from workbench.exporters import Contents
@@ -97,6 +98,8 @@ def _config(contents: Contents, options: Options) -> dict[str, Any]:
         "inputs": [_declared(spec) for spec in engine.model.inputs],
         "outputs": [_declared(spec) for spec in engine.model.outputs],
         "provider": engine.device,
+        "provider_options": asked_settings(engine),
+        "arena": engine.options["arena"],
         "threads": engine.options["threads"],
         "keep_float_layers": engine.options["float_layers"] == "keep",
         "graph_level": engine.options["graph_level"],
@@ -140,7 +143,8 @@ def _datatype(name: str, dtype: str) -> str:
 
 def _requirements(engine: Engine) -> str:
     """The versions that were measured, so that the service runs what was measured."""
-    runtime = "onnxruntime-gpu" if _installed("onnxruntime-gpu") else "onnxruntime"
+    wheels = ("onnxruntime-gpu", "onnxruntime-openvino")
+    runtime = next((name for name in wheels if _installed(name)), "onnxruntime")
     pins = {runtime: engine.versions["onnxruntime"], **{name: version(name) for name in _NEEDED}}
     return "".join(f"{name}=={pin}\n" for name, pin in pins.items())
 

@@ -52,6 +52,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits
     keep_float_layers: bool = False
     graph_level: Literal["all", "extended", "basic", "disabled"] = "all"
+    provider_options: dict[str, str] = {}
+    arena: bool = True
 
 
 _LEVELS = {
@@ -95,6 +97,7 @@ class Runner:
         options = ort.SessionOptions()
         options.intra_op_num_threads = config.threads
         options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = config.arena
         options.graph_optimization_level = _LEVELS[config.graph_level]
         options.log_severity_level = 4  # failed runs raise; the service logs them itself, in its own form
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must cost nothing
@@ -102,8 +105,9 @@ class Runner:
             with warnings.catch_warnings(action="ignore"):  # a missing provider only warns; it is refused below
                 # This optimizer computes float layers between quantized ones in INT8 as well.
                 unwanted = ["WeightBiasQuantization"] if config.keep_float_layers else []
+                providers = [(config.provider, config.provider_options)]
                 self._session = ort.InferenceSession(
-                    folder / config.model, options, providers=[config.provider], disabled_optimizers=unwanted
+                    folder / config.model, options, providers=providers, disabled_optimizers=unwanted
                 )
         except Exception as error:
             raise CannotStart(f"{config.model} cannot be loaded: {error}.") from None

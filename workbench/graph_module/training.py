@@ -13,9 +13,8 @@ import numpy as np
 
 from workbench.errors import TransformError
 from workbench.graph.quantized import is_quantizing
-from workbench.training._layers import LAYERS
-from workbench.training._node import Node
-from workbench.training._operators import OPERATORS
+from workbench.graph_module._node import TRAINING, Node
+from workbench.graph_module._reading import OPERATORS, as_array, constants, read_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -48,8 +47,9 @@ def make_graph_module(proto: onnx.ModelProto, title: str = "The model") -> torch
     """
     import torch
 
-    nodes = _read_nodes(proto, title)
-    tensors = _constants(proto)
+    _check_float(proto, title)
+    nodes = read_nodes(proto, title, TRAINING)
+    tensors = constants(proto)
     weights, statistics = _find_weights(nodes, tensors, title)
     outputs = tuple(value.name for value in proto.graph.output)
 
@@ -59,7 +59,7 @@ def make_graph_module(proto: onnx.ModelProto, title: str = "The model") -> torch
             self._names: dict[str, str] = {}  # name in the graph → name here, where dots may not stand
             self._constants: dict[str, torch.Tensor] = {}
             for number, (name, tensor) in enumerate(tensors.items()):
-                value = torch.from_numpy(_array(tensor).copy())
+                value = torch.from_numpy(as_array(tensor).copy())
                 if name in weights:
                     self.register_parameter(f"weight_{number}", torch.nn.Parameter(value))
                 elif name in statistics:
@@ -80,7 +80,7 @@ def make_graph_module(proto: onnx.ModelProto, title: str = "The model") -> torch
 
         def write_weights(self, target: onnx.ModelProto) -> None:
             """Puts the weights as they are now into a model of the same graph."""
-            found = _constants(target)
+            found = constants(target)
             for name, place in self._names.items():
                 value = getattr(self, place).detach().cpu().numpy()
                 _fill(found[name], value)
@@ -89,7 +89,7 @@ def make_graph_module(proto: onnx.ModelProto, title: str = "The model") -> torch
 
 
 def _run(node: Node, inputs: Sequence[Any], training: bool) -> Sequence[torch.Tensor]:
-    operator = LAYERS.get(node.operator) or OPERATORS[node.operator]
+    operator = OPERATORS[node.operator]
     try:
         made = operator(node, inputs, training)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
@@ -101,56 +101,14 @@ def _run(node: Node, inputs: Sequence[Any], training: bool) -> Sequence[torch.Te
     return made if isinstance(made, tuple | list) else (made,)
 
 
-def _read_nodes(proto: onnx.ModelProto, title: str) -> list[Node]:
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    nodes = []
-    for number, node in enumerate(proto.graph.node):
-        if node.op_type == "Constant":
-            continue  # among the tensors
-        name = node.name or (node.output[0] if node.output else f"node {number}")
+def _check_float(proto: onnx.ModelProto, title: str) -> None:
+    for node in proto.graph.node:
         if is_quantizing(node.op_type):
             raise TransformError(
-                f"{title} is quantized ('{name}' is {node.op_type}), and what is rounded to integers does not learn.",
+                f"{title} is quantized ('{node.name or node.output[0]}' is {node.op_type}), and what is rounded to "
+                "integers does not learn.",
                 "Train the float model first, and quantize the result.",
             )
-        if node.domain not in ("", "ai.onnx") or (node.op_type not in OPERATORS and node.op_type not in LAYERS):
-            kind = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
-            raise TransformError(
-                f"{title} cannot be trained as an ONNX graph: the operator {kind} of the node '{name}' is not known "
-                "to the trainer.",
-                "Give a torch module as the student instead (the text that names the function which builds it).",
-            )
-        attributes = {entry.name: _attribute(entry) for entry in node.attribute}
-        nodes.append(Node(node.op_type, name, attributes, tuple(node.input), tuple(node.output), opset))
-    return nodes
-
-
-def _attribute(entry: onnx.AttributeProto) -> Any:
-    import onnx
-
-    value = onnx.helper.get_attribute_value(entry)
-    if isinstance(value, onnx.TensorProto):
-        return onnx.numpy_helper.to_array(value).copy()
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _constants(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto | onnx.AttributeProto]:
-    """Every constant of the main graph by name: initializers, and what Constant nodes give."""
-    found: dict[str, Any] = {tensor.name: tensor for tensor in proto.graph.initializer}
-    for node in proto.graph.node:
-        if node.op_type == "Constant" and node.attribute:
-            entry = node.attribute[0]
-            found[node.output[0]] = entry.t if entry.HasField("t") else entry
-    return found
-
-
-def _array(tensor: onnx.TensorProto | onnx.AttributeProto) -> np.ndarray[Any, Any]:
-    import onnx
-
-    if isinstance(tensor, onnx.TensorProto):
-        return onnx.numpy_helper.to_array(tensor)
-    value = onnx.helper.get_attribute_value(tensor)
-    return np.array(value, np.float32 if tensor.name.startswith("value_float") else np.int64)
 
 
 def _fill(tensor: onnx.TensorProto | onnx.AttributeProto, value: np.ndarray[Any, Any]) -> None:
@@ -177,7 +135,7 @@ def _find_weights(
         for names in (used, either):
             if node.operator in _THROUGH and node.outputs[0] in names:
                 names.add(node.inputs[0])
-    arrays = {name: _array(tensors[name]) for name in (used | either) & set(tensors)}
+    arrays = {name: as_array(tensors[name]) for name in (used | either) & set(tensors)}
     _check_types(arrays, used, title)
     weights = {
         name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from workbench.training._node import Node, Operator, Values, given, numbers
+from workbench.graph_module._node import Node, Operator, Values, given, numbers
 
 
 def _pads(node: Node, sizes: Sequence[int], window: Sequence[int]) -> list[int]:
@@ -24,6 +24,14 @@ def _pads(node: Node, sizes: Sequence[int], window: Sequence[int]) -> list[int]:
         before.append(small if automatic == "SAME_UPPER" else large)
         after.append(large if automatic == "SAME_UPPER" else small)
     return before + after
+
+
+def padding_of(node: Node, axes: int) -> list[int] | None:
+    """Padding that is fixed and the same on both sides of each spatial axis; None where it is not."""
+    if node.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    pads = _pads(node, (), range(axes))
+    return pads[:axes] if pads[:axes] == pads[axes:] else None
 
 
 def _padded(value: Any, pads: Sequence[int], fill: float = 0.0) -> tuple[Any, tuple[int, ...]]:
@@ -159,11 +167,10 @@ def _resize(node: Node, inputs: Values, training: bool) -> Any:
     if node.get("axes"):
         raise node.refuse("it resizes chosen axes")
     scales, sizes = given(inputs, 2), numbers(node, inputs, "", 3)
-    factors = (
-        scales.tolist()
-        if scales is not None and scales.numel()
-        else [new / old for new, old in zip(sizes or [], value.shape, strict=True)]
-    )
+    if scales is not None and len(scales):
+        factors = scales if isinstance(scales, list) else scales.tolist()
+    else:
+        factors = [new / old for new, old in zip(sizes or [], value.shape, strict=True)]
     if factors[:2] != [1, 1]:
         raise node.refuse("it resizes the batch or the channels")
     target = {"size": sizes[2:]} if sizes else {"scale_factor": factors[2:]}

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from workbench.dataset import Dataset
 from workbench.errors import TransformError
+from workbench.graph_module import make_graph_module, make_inference_module
 from workbench.model import Model
-from workbench.training.graph_module import make_graph_module
 
 torch = pytest.importorskip("torch")
 
@@ -185,7 +185,11 @@ def test_an_exported_transformer_answers_as_in_onnx_runtime() -> None:
         torch.backends.mha.set_fastpath_enabled(before)
     proto = made.model_proto
 
-    assert_same(proto, {proto.graph.input[0].name: RANDOM.integers(0, 20, (4, 5))})
+    words = RANDOM.integers(0, 20, (4, 5))
+    assert_same(proto, {proto.graph.input[0].name: words})
+    [wanted] = run(proto, {proto.graph.input[0].name: words}).values()
+    [given] = make_inference_module(proto)(torch.from_numpy(words))
+    np.testing.assert_allclose(given.detach().numpy(), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_training_moves_weights_and_running_statistics_and_writes_both_back(digits: Model, evaluation: Dataset) -> None:

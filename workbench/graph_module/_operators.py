@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from workbench.training._node import Node, Operator, Values, given, numbers
-from workbench.training._shapes import SHAPES
+from workbench.graph_module._node import Node, Operator, Values, given, numbers
+from workbench.graph_module._shapes import SHAPES
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +175,7 @@ _PLAIN = (
     *("Sign", "Reciprocal", "Where", "MatMul"),
 )
 
-OPERATORS: Mapping[str, Operator] = {
+ELEMENTWISE: Mapping[str, Operator] = {
     **{name: _torch(name.lower()) for name in _PLAIN},
     **{name: _folded(name.lower()) for name in ("Add", "Sub", "Mul")},
     **{"Sum": _folded("add"), "Max": _folded("maximum"), "Min": _folded("minimum")},

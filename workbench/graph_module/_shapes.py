@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from workbench.training._node import Node, Operator, Values, given, numbers
+from workbench.graph_module._node import Node, Operator, Values, given, numbers
 
 
 def _flatten(node: Node, inputs: Values, training: bool) -> Any:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 OPTIONAL = ("onnxruntime", "tensorrt", "cuda", "pycuda", "torch", "onnxscript", "safetensors")
 OPTIONAL += ("tensorflow", "keras", "tf2onnx", "h5py", "onnxslim", "pycocotools")
 OPTIONAL += ("openvino", "tensorrt_rtx", "mlperf_loadgen", "nncf", "torch_pruning")
+OPTIONAL += ("ai_edge_litert", "onnx2tf", "MNN")
 
 
 def python(code: str) -> str:

@@ -41,7 +41,7 @@ def test_each_prints_its_table_and_what_was_checked(
             ("profile", "sample:digits", "--set", "threads"),
             "'threads' is no option of a backend. Write it like threads=1.",
         ),
-        (("latency", "sample:digits", "--backend", "tensorrt"), "digits_cnn cannot run on TensorRT-RTX here"),
+        (("latency", "sample:digits", "--backend", "tensorrt"), "cannot run digits_cnn here: there is no NVIDIA GPU"),
         (("profile", "sample:digits", "--set", "thread=1"), "has no option 'thread'"),
         (("explain", "nowhere.json"), "nowhere.json is not the result of a run"),
     ],

@@ -90,7 +90,8 @@ def _open_compiled(core: Any, engine: Engine, settings: Mapping[str, Any]) -> An
                 "Build the engine again.",
             )
     try:
-        return core.import_model(load_runtime().tensor_from_file(engine.path), engine.device, settings)
+        # From memory that OpenVINO copies: weights that it reads from a mapped file outlive what keeps that mapped.
+        return core.import_model(engine.path.read_bytes(), engine.device, settings)
     except RuntimeError as error:
         raise EngineError(
             f"What OpenVINO compiled of {engine.model.name} cannot be opened here: {reason(str(error))}.",

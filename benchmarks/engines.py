@@ -1,6 +1,6 @@
 """Every backend for processors on nets of known sizes: what our calls add, how fast each is, what callers gain.
 
-`python -m benchmarks engines` does all of it, about 15 minutes. Words choose among parts, nets and backends, and `2`
+`python -m benchmarks engines` does all of it, about 20 minutes. Words choose among parts, nets and backends, and `2`
 gives every engine two threads, e.g. `python benchmarks/engines.py table bert_base openvino pytorch 2`.
 """
 

@@ -17,6 +17,7 @@ OPTIONAL = ("onnxruntime", "tensorrt", "cuda", "pycuda", "torch", "onnxscript", 
 OPTIONAL += ("tensorflow", "keras", "tf2onnx", "h5py", "onnxslim", "pycocotools")
 OPTIONAL += ("openvino", "tensorrt_rtx", "mlperf_loadgen", "nncf", "torch_pruning")
 OPTIONAL += ("ai_edge_litert", "onnx2tf", "MNN")
+OPTIONAL += ("model_signing", "OpenSSL", "cyclonedx")
 
 
 def python(code: str) -> str:
@@ -48,6 +49,13 @@ def test_importing_every_verb_loads_no_runtime() -> None:
 
     assert "workbench.recipe" in loaded
     assert not {"onnx", "onnxruntime", "sklearn", "sympy", "IPython", "ipywidgets"} & set(loaded)
+
+
+def test_opening_the_panels_loads_no_framework() -> None:
+    loaded = python("import sys; from widgets import Workbench; Workbench(); print(*sys.modules)").split()
+
+    assert "widgets.build" in loaded
+    assert not {"torch", "tensorflow", "openvino", "tensorrt_rtx", "MNN", "ai_edge_litert"} & set(loaded)
 
 
 IMPORT_ALL = """

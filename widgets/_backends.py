@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ipywidgets as w
@@ -10,6 +10,7 @@ import traitlets as t
 
 from widgets import _markup
 from widgets._form import OptionsForm
+from workbench.options import option_fields
 from workbench.plugins import Plugin, find_plugin, list_plugins
 
 _USUAL = "onnxruntime"
@@ -41,8 +42,7 @@ class BackendPick(w.VBox):
     def __getitem__(self, name: str) -> OptionsForm:
         """The options of a backend."""
         if name not in self._forms:
-            plugin = find_plugin("backends", name)
-            self._forms[name] = OptionsForm(plugin.Options, choices={"provider": plugin.devices()})
+            self._forms[name] = backend_form(name)
         return self._forms[name]
 
     @property
@@ -72,8 +72,17 @@ def list_backends(able: Callable[[str], bool]) -> list[str]:
 
 
 def can_run(name: str) -> bool:
-    """Whether a backend that is here also runs what it builds."""
-    return bool(find_plugin("backends", name).devices())
+    """Whether a backend that is here also runs what it builds; its library is not imported for that."""
+    plugin = find_plugin("backends", name)
+    return not hasattr(plugin, "runs") or plugin.runs()
+
+
+def backend_form(name: str, lines: Sequence[str] = ()) -> OptionsForm:
+    """The options of a backend, with the providers that it knows; those named in `lines` take a line each."""
+    options = find_plugin("backends", name).Options
+    names = {field.name for field in option_fields(options)}
+    choices = {"provider": find_plugin("backends", name).devices()} if "provider" in names else {}
+    return OptionsForm(options, choices=choices, lines=[line for line in lines if line in names])
 
 
 def _why_not(plugin: Plugin) -> str:

@@ -12,6 +12,7 @@ import traitlets as t
 import yaml
 
 from widgets import _markup
+from widgets._backends import backend_form
 from widgets._build_facts import checks_html, engine_html, engine_name, manifest_of, precision_line
 from widgets._build_log import LogView
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
@@ -24,7 +25,6 @@ from workbench.errors import ModelError, WorkbenchError
 from workbench.graph import summarize_graph
 from workbench.jobs import Progress
 from workbench.model import Model
-from workbench.options import option_fields
 from workbench.plugins import find_plugin, list_plugins
 
 _USUAL = "tensorrt"
@@ -82,10 +82,7 @@ class Build(Panel):
         """The options of the chosen backend."""
         name = self.backend.value
         if name not in self._forms:
-            plugin = find_plugin("backends", name)
-            has_profiles = _PROFILES in {field.name for field in option_fields(plugin.Options)}
-            providers = {"provider": plugin.devices()}
-            form = OptionsForm(plugin.Options, choices=providers, lines=[_PROFILES] if has_profiles else [])
+            form = backend_form(name, lines=[_PROFILES])
             form.observe(self.guard(self._look), "values")
             self._forms[name] = form
         return self._forms[name]

@@ -8,7 +8,7 @@ import ipywidgets as w
 import traitlets as t
 
 from widgets import _markup
-from widgets._backends import can_run, list_backends
+from widgets._backends import backend_form, can_run, list_backends
 from widgets._bokeh import BokehPane
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
 from widgets._load_code import CURVE, LOAD, LOADGEN, SWEEP, load_code
@@ -48,7 +48,6 @@ from workbench.measure.loadgen import LoadGenOptions, LoadGenStats, measure_with
 from workbench.measure.sweep import SpotOptions, Sweep, SweepOptions, SweepPoint, sweep, sweet_spot
 from workbench.model import Model
 from workbench.options import make_options
-from workbench.plugins import find_plugin
 from workbench.report import Cell
 
 _HINTS = {
@@ -125,8 +124,7 @@ class LoadTest(Panel):
         """The form of the chosen backend."""
         name = self.backend.value
         if name not in self._backends:
-            plugin = find_plugin("backends", name)
-            self._backends[name] = OptionsForm(plugin.Options, choices={"provider": plugin.devices()})
+            self._backends[name] = backend_form(name)
         return self._backends[name]
 
     def prepare(self) -> Work:

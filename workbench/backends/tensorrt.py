@@ -31,6 +31,11 @@ def devices() -> tuple[str, ...]:
     return gpu_names()
 
 
+def runs() -> bool:
+    """Whether a GPU is here; without one plans are built and looked at."""
+    return has_gpu()
+
+
 def build(model: Model, options: Options, progress: Progress, log: BuildLog = unheard) -> Engine:
     """Builds the plan in a subprocess and keeps it, its build log and the table of its layers in the workspace.
 

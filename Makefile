@@ -6,7 +6,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constra
 export WORKBENCH_WORKSPACE ?= $(CURDIR)/workbench-workspace
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint lab voila bench bench-gpu browser test-heavy test-models test-gpu clean
+.PHONY: run test lint lab voila bench bench-gpu browser test-gpu test-heavy test-models test-serving clean
 
 run: .venv/installed ## the whole flow on the bundled model, as a notebook and as a report
 	@mkdir -p runs
@@ -22,6 +22,9 @@ test: .venv/frameworks browser ## every test, browser tests included
 
 test-heavy: .venv/frameworks ## trainings, searches and lessons that take long
 	pytest -m heavy -n auto --maxprocesses 4
+
+test-serving: .venv/frameworks ## packages under real Triton, Prometheus, Alertmanager and kubectl, fetched first
+	pytest -m serving -n 0 tests/exporters tests/serving
 
 test-models: .venv/installed ## every model of ONNX's own test suites: read, opened, run, compared
 	pytest -m models tests/models
@@ -58,7 +61,7 @@ browser: .venv/installed
 
 # Only tests need them: what formats, backends, metrics and cross-checks of other libraries take.
 .venv/frameworks: .venv/installed
-	$(INSTALL) '.[torch,tensorflow,litert,mnn,tensorrt-rtx,cuda,detection,loadgen,nncf]'
+	$(INSTALL) '.[torch,tensorflow,litert,mnn,tensorrt-rtx,cuda,detection,loadgen,nncf,kubernetes,provenance,monitoring,triton]'
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps tf_keras # it asks for plain tensorflow
 	@touch $@
 

@@ -1,12 +1,15 @@
-"""Measures what the exported HTTP service costs over a bare session.run: python benchmarks/server.py.
+"""Measures what the exported service costs over a bare session.run: python benchmarks/server.py.
 
 One run, in interleaved rounds: the same model and input through `session.run` in this process, and through serve.py in
-another one with binary tensors and with JSON. Processor time is the server process's own, from its clock in the kernel.
+another one with binary tensors, with JSON and over gRPC. Processor time is the server process's own, from its clock in
+the kernel.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
 import itertools
 import json
 import os
@@ -17,16 +20,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from workbench.exporters.server.grpc_messages import SERVICE, message_classes
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "workbench" / "exporters" / "server"
 SHAPE = [1, 3, 224, 224]
@@ -68,20 +75,22 @@ def build_model(path: Path) -> None:
 
 def build_package(folder: Path) -> None:
     """Puts a package together as an export would."""
-    for name in ("serve.py", "protocol.py", "runner.py", "limits.py"):
-        shutil.copy(TEMPLATES / name, folder)
+    for path in TEMPLATES.glob("*.py"):
+        if path.name != "__init__.py":
+            shutil.copy(path, folder)
     build_model(folder / "model.onnx")
-    limits = {"body_bytes": 1 << 24, "queue": 64, "header_seconds": 10, "body_seconds": 10, "request_seconds": 30}
-    config = {
+    model = {
         "name": "net",
         "version": "1",
-        "model": "model.onnx",
+        "path": "model.onnx",
         "inputs": [{"name": "image", "datatype": "FP32", "shape": SHAPE}],
         "outputs": [{"name": "scores", "datatype": "FP32", "shape": [1, CHANNELS[-1]]}],
         "provider": "CPUExecutionProvider",
         "threads": 1,
-        "limits": limits,
+        "references": [{"name": "image", "mean": 0.5, "deviation": 0.01}],  # as in every export: drift is watched too
     }
+    limits = {"body_bytes": 1 << 24, "header_seconds": 10, "body_seconds": 10}
+    config = {"models": [model], "limits": limits, "grpc": importlib.util.find_spec("grpc") is not None}
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -117,13 +126,10 @@ def load(port: int, request: bytes, count: int, connections: int) -> float:
             for _ in range(share):
                 ask(connection, request)
 
-    threads = [threading.Thread(target=work, args=(count // connections,)) for _ in range(connections)]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return time.perf_counter() - start
+    with ThreadPoolExecutor(connections) as pool:
+        start = time.perf_counter()
+        list(pool.map(work, [count // connections] * connections))  # which raises what a caller did
+        return time.perf_counter() - start
 
 
 def processor_seconds(pid: int) -> float:
@@ -131,42 +137,75 @@ def processor_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
-def measure(folder: Path, rounds: int, count: int, connections: int) -> dict[str, Rounds]:
-    """Runs all ways of asking in turn, round after round, so that the machine's moods fall on all alike."""
-    image: NDArray[np.float32] = np.random.default_rng(1).random(SHAPE, dtype=np.float32)
-    tensor = {"name": "image", "datatype": "FP32", "shape": SHAPE}
-    binary = {"inputs": [{**tensor, "parameters": {"binary_data_size": image.nbytes}}]}
-    requests = {
-        "serve.py, binary": http_request({**binary, "parameters": {"binary_data_output": True}}, image.tobytes()),
-        "serve.py, JSON": http_request({"inputs": [{**tensor, "data": image.ravel().tolist()}]}),
-    }
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    results = {name: Rounds() for name in ("session.run", *requests)}
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Starts a package; yields its process and what it says of its start."""
     command = [sys.executable, str(folder / "serve.py"), "--port", "0"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None
-        port = int(json.loads(server.stderr.readline())["port"])
-        for round_ in range(-1, rounds):  # round -1 warms up
-            for name, result in results.items():
-                many = count if name != "serve.py, JSON" else max(connections, count // 5)
-                if name == "session.run":
-                    before, start = time.process_time(), time.perf_counter()
-                    for _ in range(many):
-                        session.run(None, {"image": image})
-                    used, seconds = time.process_time() - before, time.perf_counter() - start
-                else:
-                    before = processor_seconds(server.pid)
-                    seconds = load(port, requests[name], many, connections)
-                    used = processor_seconds(server.pid) - before
-                if round_ >= 0:
-                    result.cpu_us.append(used / many * 1e6)
-                    result.per_second.append(many / seconds)
+        yield server.pid, json.loads(server.stderr.readline())
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(60)
+
+
+def grpc_load(port: int, image: NDArray[np.float32]) -> Callable[[int], float]:
+    """Sends so many requests over gRPC, one after the other; returns the seconds it took."""
+    import grpc
+
+    messages = message_classes()
+    request = messages["ModelInferRequest"](model_name="net", raw_input_contents=[image.tobytes()])
+    request.inputs.add(name="image", datatype="FP32", shape=SHAPE)
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    call = channel.unary_unary(
+        f"/{SERVICE}/ModelInfer", request_serializer=messages["ModelInferRequest"].SerializeToString
+    )
+
+    def send(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            call(request, timeout=30)
+        return time.perf_counter() - start
+
+    return send
+
+
+def measure(folder: Path, rounds: int, count: int, connections: int) -> dict[str, Rounds]:
+    """Runs all ways of asking in turn, round after round, so that the machine's moods fall on all alike."""
+    image: NDArray[np.float32] = np.random.default_rng(1).random(SHAPE, dtype=np.float32)
+    tensor = {"name": "image", "datatype": "FP32", "shape": SHAPE}
+    head = {"inputs": [{**tensor, "parameters": {"binary_data_size": image.nbytes}}]}
+    binary = http_request({**head, "parameters": {"binary_data_output": True}}, image.tobytes())
+    text = http_request({"inputs": [{**tensor, "data": image.ravel().tolist()}]})
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+
+    def direct(many: int) -> float:
+        start = time.perf_counter()
+        for _ in range(many):
+            session.run(None, {"image": image})
+        return time.perf_counter() - start
+
+    with running(folder) as (pid, said):
+        port = said["server.port"]
+        ways: dict[str, tuple[int, int, Callable[[int], float]]] = {  # whose processor time, requests, what sends them
+            "session.run": (os.getpid(), count, direct),
+            "serve.py, binary": (pid, count, lambda many: load(port, binary, many, connections)),
+            "serve.py, JSON": (pid, max(connections, count // 5), lambda many: load(port, text, many, connections)),
+        }
+        if "labels.grpc_port" in said:
+            ways["serve.py, gRPC"] = (pid, count, grpc_load(said["labels.grpc_port"], image))
+        results = {name: Rounds() for name in ways}
+        for round_ in range(-1, rounds):  # round -1 warms up
+            for name, (whose, many, send) in ways.items():
+                before = processor_seconds(whose)
+                seconds = send(many)
+                used = processor_seconds(whose) - before
+                if round_ >= 0:
+                    results[name].cpu_us.append(used / many * 1e6)
+                    results[name].per_second.append(many / seconds)
     return results
 
 

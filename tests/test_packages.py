@@ -17,7 +17,7 @@ OPTIONAL = ("onnxruntime", "tensorrt", "cuda", "pycuda", "torch", "onnxscript", 
 OPTIONAL += ("tensorflow", "keras", "tf2onnx", "h5py", "onnxslim", "pycocotools")
 OPTIONAL += ("openvino", "tensorrt_rtx", "mlperf_loadgen", "nncf", "torch_pruning")
 OPTIONAL += ("ai_edge_litert", "onnx2tf", "MNN")
-OPTIONAL += ("model_signing", "OpenSSL", "cyclonedx")
+OPTIONAL += ("model_signing", "OpenSSL", "cyclonedx", "tritonclient")
 
 
 def python(code: str) -> str:

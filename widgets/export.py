@@ -23,6 +23,9 @@ from workbench.report import format_size
 from workbench.trial import Trial, try_package
 
 
+_USUAL = "server"  # offered first
+
+
 class Export(Panel):
     """Packs one measured candidate; "Try it" starts the package and sends it its sample request."""
 
@@ -38,6 +41,7 @@ class Export(Panel):
 
     def __init__(self, **traits: Any) -> None:
         exporters = [plugin.name for plugin in list_plugins("exporters") if plugin.available]
+        exporters.sort(key=lambda name: name != _USUAL)
         style, width = LABEL_STYLE, w.Layout(width=FIELD_WIDTH)
         self.candidate = w.Dropdown(description="Candidate", options=[], style=style, layout=width)
         self.exporter = w.Dropdown(description="Package", options=exporters, style=style, layout=width)
@@ -113,8 +117,10 @@ class Export(Panel):
         arguments += ["sample=evaluation", "measured=row", *([f"directory={folder!r}"] if folder else [])]
         python = (
             f"import workbench as wb\n\nrow = comparison[{self.candidate.value or ''!r}]\n"
-            f"package = wb.export_package({', '.join(arguments)})\nprint(wb.try_package(package))"
+            f"package = wb.export_package({', '.join(arguments)})"
         )
+        if find_plugin("exporters", self.exporter.value).COMMAND:
+            python += "\nprint(wb.try_package(package))"
         recipe: dict[str, Any] = {"exporter": self.exporter.value, "options": changed, "directory": folder}
         recipe = {key: value for key, value in recipe.items() if value}
         return python, yaml.safe_dump({"export": recipe}, sort_keys=False)
@@ -141,7 +147,7 @@ class Export(Panel):
             self._view.value = _markup.empty("Press Export to write the package.")
 
     def _offer_trial(self) -> None:
-        self.try_button.disabled = self.package is None or self.state == "running"
+        self.try_button.disabled = not (self.package and self.package.command) or self.state == "running"
 
 
 def _describe(package: Package) -> dict[str, str]:
@@ -151,5 +157,5 @@ def _describe(package: Package) -> dict[str, str]:
         "Package": f"{package.name}, from {package.candidate}",
         "Folder": str(package.directory),
         "Content": f"{len(files)} files, {format_size(size / 1e6)}",
-        "Start it there": " ".join(package.command),
+        "Start it there": " ".join(package.command) or "nothing to start: its README.md says what takes it",
     }

@@ -82,6 +82,8 @@ from .model_report import model_text as model_text
 from .plugins import list_plugins as list_plugins
 from .profile_report import match_text as match_text
 from .profile_report import profile_text as profile_text
+from .provenance import Verification as Verification
+from .provenance import verify_package as verify_package
 from .rebuilds import rebuild_engine as rebuild_engine
 from .recipe import Recipe as Recipe
 from .recipe import make_candidate as make_candidate
@@ -98,6 +100,12 @@ from .sensitivity import SensitivityOptions as SensitivityOptions
 from .sensitivity import measure_sensitivity as measure_sensitivity
 from .sensitivity_report import budget_text as budget_text
 from .sensitivity_report import sensitivity_text as sensitivity_text
+from .serving_measure import MeasureServingOptions as MeasureServingOptions
+from .serving_measure import measure_serving as measure_serving
+from .serving_plan import Measurements as Measurements
+from .serving_plan import ServingPlan as ServingPlan
+from .serving_plan import describe_plan as describe_plan
+from .serving_plan import plan_serving as plan_serving
 from .training import Epoch as Epoch
 from .training import ModulePruned as ModulePruned
 from .training import PruneModuleOptions as PruneModuleOptions

@@ -23,6 +23,7 @@ from workbench._measure_commands import (
     load,
     load_curve,
     loadgen,
+    measure_serving,
     profile,
     read_run,
     sweep,
@@ -42,6 +43,7 @@ from workbench.measure.accuracy import AccuracyOptions
 from workbench.measure.latency import LatencyOptions
 from workbench.options import to_builtins
 from workbench.plugins import list_plugins
+from workbench.provenance import verify_package
 from workbench.recipe import CandidateRecipe, DataRecipe, Recipe, Run, read_recipe, run_recipe
 from workbench.trial import try_package
 from workbench.workspace import Workspace
@@ -131,6 +133,20 @@ def try_(package: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The 
         raise SystemExit(1)
 
 
+def verify(
+    package: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The package's folder, or a ZIP or tar file.")],
+    key: Annotated[Path | None, tyro.conf.arg(help="Public key (PEM) that it must be signed with.")] = None,
+    fingerprint: Annotated[str, tyro.conf.arg(help="The one that the export printed.")] = "",
+) -> None:
+    """Find changed, missing and added files of a package. Ends with 1 if there are any; nothing in it is run."""
+    found = verify_package(package, key=key, fingerprint=fingerprint, progress=show_progress())
+    print(found)
+    if found.fingerprint:
+        print(f"Fingerprint: sha256:{found.fingerprint}")
+    if not found.ok:
+        raise SystemExit(1)
+
+
 def plugins() -> None:
     """List importers, transforms, backends and exporters, and what each lacks on this machine."""
     lines = [("group", "name", "what it does")]
@@ -172,6 +188,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "load": load,
     "load-curve": load_curve,
     "sweep": sweep,
+    "measure-serving": measure_serving,
     "loadgen": loadgen,
     "profile": profile,
     "build": build_,
@@ -182,6 +199,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export-litert": export_litert,
     "export": export_,
     "try": try_,
+    "verify": verify,
     "show": show,
     "plugins": plugins,
 }

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from workbench import load_report, profile_report, report
+from workbench import load_report, profile_report, report, serving_measure
 from workbench._flags import (
     Backend,
     Feed,
@@ -24,6 +24,7 @@ from workbench._flags import (
     show_progress,
 )
 from workbench.backends import build_engine, predict
+from workbench.comparison import Candidate
 from workbench.dataset import Dataset
 from workbench.engine import Engine
 from workbench.errors import ModelError
@@ -39,6 +40,7 @@ from workbench.measure.loadgen import LoadGenOptions, measure_with_loadgen
 from workbench.measure.profile import ProfileOptions, profile_layers
 from workbench.options import to_builtins
 from workbench.recipe import Run
+from workbench.serving_plan import Measurements, describe_plan, plan_serving
 from workbench.workspace import Workspace, read_json
 
 AccuracyFlags: Any = flags(AccuracyOptions)
@@ -46,6 +48,7 @@ CurveFlags: Any = flags(CurveOptions)
 LatencyFlags: Any = flags(LatencyOptions)
 LoadFlags: Any = flags(LoadOptions)
 LoadGenFlags: Any = flags(LoadGenOptions)
+ServingFlags: Any = flags(serving_measure.MeasureServingOptions)
 ProfileFlags: Any = flags(ProfileOptions)
 SpotFlags: Any = flags(sweeping.SpotOptions)
 SweepFlags: Any = flags(sweeping.SweepOptions)
@@ -151,6 +154,21 @@ def sweep(
         progress=show_progress(),
     )
     print(load_report.sweep_text(found, **to_builtins(spot)))
+
+
+def measure_serving(
+    engine: Annotated[EngineFlags, tyro.conf.OmitArgPrefixes],
+    measurement: Annotated[ServingFlags, tyro.conf.OmitArgPrefixes] = ServingFlags(),
+    workspace: Root = None,
+) -> None:
+    """Measure what the numbers of a serving package are derived from, and show them."""
+    built, samples, kept = engine.build(), engine.samples(), Workspace(workspace)
+    wanted = to_builtins(measurement)
+    curve, swept = serving_measure.measure_serving(built, samples, wanted, workspace=kept, progress=show_progress())
+    plan = plan_serving(Candidate(built.model.name, built), Measurements(None, curve, swept), samples)
+    for text in (load_report.sweep_text(swept), load_report.curve_text(curve)):
+        print(f"{text}\n")
+    print(report.columns([("number", "value", "from"), *describe_plan(plan)], left=3))
 
 
 def loadgen(

@@ -17,12 +17,22 @@ from workbench.exporters import export_package
 from workbench.importers import importer_for, load_dataset, load_model
 from workbench.options import to_builtins
 from workbench.plugins import find_plugin
+from workbench.provenance import PASSWORD_VARIABLE, fingerprint_of
 from workbench.saving import save_model
+from workbench.serving_measure import MeasureServingOptions, measure_serving
+from workbench.serving_plan import Measurements
 from workbench.transforms import transform
 from workbench.workspace import Workspace
 
+ServingFlags: Any = flags(MeasureServingOptions)
 Output = Annotated[Path, tyro.conf.arg(help="Where to write the result; nothing is overwritten.")]
 Trust = Annotated[bool, tyro.conf.arg(help="Let the file run code of its own; only for files of your own.")]
+SignKey = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        help=f"Private key (PEM, elliptic curve) to sign with; its password is read from ${PASSWORD_VARIABLE}."
+    ),
+]
 Compare = Annotated[str, tyro.conf.arg(help="Samples to compare the original and its ONNX model on.")]
 
 
@@ -97,21 +107,35 @@ def export_command(name: str) -> Callable[..., None]:
         directory: Annotated[Path, tyro.conf.arg(help="Folder that does not exist yet.")],
         threads: Threads = 0,
         provider: Provider = "CPUExecutionProvider",
+        measure: Annotated[bool, tyro.conf.arg(help="Measure first, so that its numbers are derived.")] = False,
+        measurement: ServingFlags = ServingFlags(),
+        sign_key: SignKey = None,
         options: Annotated[kind, tyro.conf.OmitArgPrefixes] = kind(),
         workspace: Root = None,
     ) -> None:
         loaded = load_model(model)
         engine = build_engine(loaded, options={"threads": threads, "provider": provider})
+        samples, kept = load_dataset(sample, "evaluation"), Workspace(workspace)
+        measured = None
+        if measure:
+            wanted = to_builtins(measurement)
+            curve, swept = measure_serving(engine, samples, wanted, workspace=kept, progress=show_progress())
+            measured = Measurements(None, curve, swept)
         package = export_package(
             Candidate(loaded.name, engine),
             name,
             to_builtins(options),
-            sample=load_dataset(sample, "evaluation"),
+            sample=samples,
+            measured=measured,
             directory=directory,
-            workspace=Workspace(workspace),
+            sign_key=sign_key,
+            workspace=kept,
             progress=show_progress(),
         )
-        print(f"{package.directory}\nStart it there: {' '.join(package.command)}")
+        print(package.directory)
+        if package.command:
+            print(f"Start it there: {' '.join(package.command)}")
+        print(f"Fingerprint: sha256:{fingerprint_of(package.directory)}")
 
     command.__doc__ = find_plugin("exporters", name).__doc__
     return command

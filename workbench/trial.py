@@ -64,8 +64,9 @@ def serve_package(package: Package, *, port: int = 0, progress: Progress = silen
         Host and port.
 
     Raises:
-        ExportError: It does not become ready; the message holds the last lines it wrote.
+        ExportError: It is for another program, or does not become ready; the message holds the last lines it wrote.
     """
+    _check_startable(package)
     port = port or _free_port()
     command = [sys.executable if word == "python" else word for word in package.command]
     with tempfile.TemporaryFile() as output:
@@ -88,8 +89,9 @@ def try_package(package: Package, *, progress: Progress = silent) -> Trial:
     """Starts a package, sends its sample request, compares the answer with the expected one, stops it.
 
     Raises:
-        ExportError: It does not start.
+        ExportError: It is for another program, or does not start.
     """
+    _check_startable(package)
     request, expected = _sample(package)
     with serve_package(package, progress=progress) as (host, port):
         path = f"/v2/models/{package.name}/infer"
@@ -105,6 +107,14 @@ def try_package(package: Package, *, progress: Progress = silent) -> Trial:
         error = _largest_error(json.loads(body), expected) if response.status == 200 else float("inf")
     scale = max(float(np.abs(np.asarray(t["data"], dtype=np.float64)).max()) for t in expected["outputs"])
     return Trial(f"http://{host}:{port}{path}", response.status, milliseconds, error, error <= 1e-3 * max(scale, 1.0))
+
+
+def _check_startable(package: Package) -> None:
+    if not package.command:
+        raise ExportError(
+            f"{package.directory} holds nothing to start: its {package.exporter} files are for another program.",
+            "Its README.md says how that program is given them.",
+        )
 
 
 def _sample(package: Package) -> tuple[bytes, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -21,10 +22,14 @@ from workbench.importers import load_model
 from workbench.model import Model
 from workbench.options import option_fields
 from workbench.plugins import find_plugin, list_plugins
+from workbench.provenance import verify_package
 from workbench.trial import try_package
 from workbench.workspace import Workspace
 
 NAMES = [plugin.name for plugin in list_plugins("exporters") if plugin.available]
+STARTED = [name for name in NAMES if find_plugin("exporters", name).COMMAND]  # the others are for another program
+
+starts = pytest.mark.parametrize("name", STARTED, indirect=True)
 
 
 @pytest.fixture(scope="session", params=NAMES)
@@ -70,6 +75,18 @@ def test_every_file_is_checksummed(package: Package) -> None:
     assert verified == files - {CHECKSUMS}
 
 
+def test_it_says_where_it_comes_from_and_that_holds(package: Package) -> None:
+    verification = verify_package(package.directory)
+    validation, schema = pytest.importorskip("cyclonedx.validation.json"), pytest.importorskip("cyclonedx.schema")
+    bill = (package.directory / "provenance" / "bom.cdx.json").read_text()
+
+    assert verification.ok, str(verification)
+    assert {f"{name}.json" for name in ("recipe", "measurements", "plan", "environment", "bom.cdx")} == {
+        path.name for path in (package.directory / "provenance").iterdir()
+    }
+    assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(bill) is None
+
+
 def test_a_changed_file_is_noticed(package: Package, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(package.directory, copy)
@@ -80,6 +97,7 @@ def test_a_changed_file_is_noticed(package: Package, tmp_path: Path) -> None:
     assert MANIFEST.encode() in ended.stdout
 
 
+@starts
 def test_it_answers_from_wherever_it_lies_without_the_workbench(package: Package, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere" / "package"
     shutil.copytree(package.directory, moved)
@@ -90,7 +108,7 @@ def test_it_answers_from_wherever_it_lies_without_the_workbench(package: Package
     assert trial.milliseconds > 0
     assert trial.verdict.startswith("as expected")
     for path in moved.rglob("*.py"):
-        assert "workbench" not in path.read_text(), path
+        assert not re.search(r"(import|from) workbench", path.read_text()), path
     assert not [path for path in moved.rglob("*") if path.is_symlink()]
 
 
@@ -100,6 +118,7 @@ def test_no_path_of_this_machine_is_in_it(package: Package) -> None:
             assert str(Path.cwd()).encode() not in path.read_bytes(), path
 
 
+@starts
 def test_a_wrong_answer_is_noticed(package: Package, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(package.directory, copy)
@@ -113,6 +132,7 @@ def test_a_wrong_answer_is_noticed(package: Package, tmp_path: Path) -> None:
     assert trial.verdict.startswith("NOT as expected")
 
 
+@starts
 def test_a_package_that_cannot_start_says_what_it_wrote(package: Package, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(package.directory, copy)
@@ -122,6 +142,7 @@ def test_a_package_that_cannot_start_says_what_it_wrote(package: Package, tmp_pa
         try_package(read_package(copy))
 
 
+@starts
 @pytest.mark.parametrize("lost", ["sample_request.json", "sample_response.json"])
 def test_a_package_without_its_sample_says_so(package: Package, tmp_path: Path, lost: str) -> None:
     copy = tmp_path / "copy"
@@ -129,6 +150,12 @@ def test_a_package_without_its_sample_says_so(package: Package, tmp_path: Path, 
     (copy / lost).unlink()
     with pytest.raises(ExportError, match=f"{lost}.*Export the candidate again"):
         try_package(read_package(copy))
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*STARTED}), indirect=True)
+def test_a_package_for_another_program_is_not_started(package: Package) -> None:
+    with pytest.raises(ExportError, match=r"nothing to start.*README"):
+        try_package(package)
 
 
 def test_a_rerun_finds_the_package(
@@ -180,6 +207,7 @@ def test_a_sample_that_does_not_fit_is_refused(name: str, tiny_candidate: Candid
         export_package(tiny_candidate, name, sample=evaluation)
 
 
+@starts
 def test_a_model_with_a_fixed_batch_and_weights_beside_it_is_packed_whole(
     name: str, tmp_path: Path, model_file: Callable[..., Path], tiny_data: Dataset
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,24 +10,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from tests.exporters.serving import (
-    CODE,
-    CONFIG,
-    TEMPLATES,
-    Server,
-    X,
-    serving,
-    write_model,
-)
+from tests.exporters.serving import Server, X, serving, write_model, write_package
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("package")
-    for name in CODE:
-        shutil.copy(TEMPLATES / name, folder)
+    folder = write_package(tmp_path_factory.mktemp("package"))
     write_model(folder / "model.onnx")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
     return folder
 
 
@@ -46,6 +33,10 @@ def session(package: Path) -> ort.InferenceSession:
 
 @pytest.fixture(scope="module")
 def steps_per_second(session: ort.InferenceSession) -> float:
-    start = time.perf_counter()
-    session.run(None, {"x": X, "steps": np.array([20_000])})
-    return 20_000 / (time.perf_counter() - start)
+    """The most of several tries: others may use the machine too."""
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        session.run(None, {"x": X, "steps": np.array([20_000])})
+        seconds.append(time.perf_counter() - start)
+    return 20_000 / min(seconds)

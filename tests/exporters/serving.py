@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,15 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, save
+from prometheus_client.parser import text_string_to_metric_families
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "workbench" / "exporters" / "server"
-CODE = ("serve.py", "runner.py", "limits.py", "protocol.py")
+CODE = tuple(sorted(path.name for path in TEMPLATES.glob("*.py") if path.name != "__init__.py"))
 INFER = "/v2/models/looper/infer"
 X: NDArray[np.float32] = np.array([[0.1, -0.2, 0.3, 0.4], [0.5, 0.6, -0.7, 0.8]], np.float32)
-CONFIG: dict[str, Any] = {
+MODEL: dict[str, Any] = {
     "name": "looper",
     "version": "3",
-    "model": "model.onnx",
+    "path": "model.onnx",
     "inputs": [
         {"name": "x", "datatype": "FP32", "shape": [-1, 4]},
         {"name": "steps", "datatype": "INT64", "shape": [1]},
@@ -36,8 +39,29 @@ CONFIG: dict[str, Any] = {
     ],
     "provider": "CPUExecutionProvider",
     "threads": 1,
-    "limits": {"body_bytes": 200_000, "queue": 2, "header_seconds": 0.6, "body_seconds": 0.6, "request_seconds": 1.0},
+    "instances": 2,
+    "queue": 2,
+    "request_seconds": 1.0,
+    "references": [{"name": "x", "mean": 0.25, "deviation": 0.5}],
 }
+CONFIG: dict[str, Any] = {
+    "models": [MODEL],
+    "limits": {"body_bytes": 200_000, "header_seconds": 0.6, "body_seconds": 0.6},
+}
+
+
+def with_model(**changes: Any) -> dict[str, Any]:
+    """The configuration with changes of its model; ... leaves a key out."""
+    return {**CONFIG, "models": [{k: v for k, v in {**MODEL, **changes}.items() if v is not ...}]}
+
+
+def write_package(folder: Path, config: dict[str, Any] = CONFIG) -> Path:
+    """The code and the configuration; the model is up to the test."""
+    folder.mkdir(exist_ok=True)
+    for name in CODE:
+        shutil.copy(TEMPLATES / name, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 @dataclass
@@ -51,7 +75,7 @@ class Server:
     def call(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)) as connection:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
@@ -60,12 +84,22 @@ class Server:
         status, _, body = self.call("POST", path, json.dumps(request).encode())
         return status, json.loads(body)
 
+    def metrics(self) -> dict[str, float]:
+        """Every series by its name and labels, read by Prometheus' own client."""
+        status, headers, page = self.call("GET", "/metrics")
+        assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        return {
+            ",".join([sample.name, *(f"{name}={sample.labels[name]}" for name in sorted(sample.labels))]): sample.value
+            for family in text_string_to_metric_families(page.decode())
+            for sample in family.samples
+        }
+
     def open(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
 
 
-def write_model(path: Path) -> None:
-    """y = tanh(x·w), repeated `steps` times: the request says how long it takes."""
+def write_model(path: Path, steps: int = 0) -> None:
+    """y = tanh(x·w), repeated `steps` times: the request says how long it takes, or the model itself does."""
     body = helper.make_graph(
         [
             helper.make_node("MatMul", ["h", "w"], ["product"]),
@@ -83,23 +117,24 @@ def write_model(path: Path) -> None:
             helper.make_tensor_value_info("next", TensorProto.FLOAT, None),
         ],
     )
-    graph = helper.make_graph(
-        [
-            helper.make_node("Squeeze", ["steps"], ["count"]),
-            helper.make_node("Loop", ["count", "", "x"], ["y"], body=body),
-            helper.make_node("Identity", ["steps"], ["taken"]),
-        ],
-        "looper",
-        [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4]),
-            helper.make_tensor_value_info("steps", TensorProto.INT64, [1]),
-        ],
-        [
-            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4]),
-            helper.make_tensor_value_info("taken", TensorProto.INT64, [1]),
-        ],
-        [numpy_helper.from_array(np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32), "w")],
-    )
+    nodes = [
+        helper.make_node("Squeeze", ["steps"], ["count"]),
+        helper.make_node("Loop", ["count", "", "x"], ["y"], body=body),
+    ]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])]
+    weights = [numpy_helper.from_array(np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32), "w")]
+    if steps:
+        weights.append(numpy_helper.from_array(np.array([steps]), "steps"))
+    else:
+        nodes.append(helper.make_node("Identity", ["steps"], ["taken"]))
+        inputs.append(helper.make_tensor_value_info("steps", TensorProto.INT64, [1]))
+        outputs.append(helper.make_tensor_value_info("taken", TensorProto.INT64, [1]))
+    write_graph(path, nodes, inputs, outputs, weights)
+
+
+def write_graph(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: list[Any]) -> None:
+    graph = helper.make_graph(nodes, "looper", inputs, outputs, weights)
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
 
 
@@ -142,14 +177,24 @@ def wait_until_busy(server: Server) -> None:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[Server]:
+def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[Server]:
     command = [sys.executable, str(folder / "serve.py"), "--port", "0", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as process:
         assert process.stderr is not None
         try:
             log: list[dict[str, Any]] = []
-            while not log or log[-1]["event"] != "start":
+            while not log or log[-1].get("event.action") != "start":
                 log.append(json.loads(process.stderr.readline()))
-            yield Server(process, log[-1]["port"], log)
+            yield Server(process, log[-1]["server.port"], log)
         finally:
             process.kill()
+
+
+def refusal(folder: Path, *arguments: str) -> str:
+    """The one line that a package ends with which does not start."""
+    command = [sys.executable, str(folder / "serve.py"), "--port", "0", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("serve.py cannot start. ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr

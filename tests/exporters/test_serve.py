@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.exporters.serving import (
-    CONFIG,
     INFER,
+    MODEL,
     Server,
     X,
     binary_inputs,
@@ -30,8 +30,8 @@ def test_describes_itself_and_the_model(server: Server) -> None:
     for path in ("/v2/models/looper", "/v2/models/looper/versions/3"):
         about = json.loads(server.call("GET", path)[2])
         assert about["versions"] == ["3"]
-        assert about["inputs"] == CONFIG["inputs"]
-        assert about["outputs"] == CONFIG["outputs"]
+        assert about["inputs"] == MODEL["inputs"]
+        assert about["outputs"] == MODEL["outputs"]
 
 
 @pytest.mark.parametrize("path", [INFER, "/v2/models/looper/versions/3/infer"])
@@ -185,6 +185,9 @@ def test_refuses_unknown_and_repeated_outputs(server: Server, outputs: list[dict
         ("GET", "/v2/models/looper/versions/4", 404),
         ("POST", "/v2/models/looper/versions/4/infer", 404),
         ("GET", "/v2/models/looper/stats", 404),
+        ("GET", "/v2/models/looper/versions", 404),
+        ("GET", "/v2/models/looper/versions//ready", 404),
+        ("POST", "/metrics", 404),
         ("GET", INFER, 405),
     ],
 )

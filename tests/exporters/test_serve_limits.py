@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -20,13 +21,18 @@ from tests.exporters.serving import (
     CODE,
     CONFIG,
     INFER,
+    MODEL,
     TEMPLATES,
     Server,
     read_all,
+    refusal,
     serving,
     tensors,
     wait_until_busy,
+    with_model,
 )
+
+INPUTS, OUTPUTS = MODEL["inputs"], MODEL["outputs"]
 
 
 def test_refuses_a_large_body_before_it_is_sent(server: Server) -> None:
@@ -85,7 +91,7 @@ def test_gives_up_on_slow_bodies(server: Server, length: int) -> None:
 
 def test_refuses_what_exceeds_the_queue_and_ends_what_takes_too_long(server: Server, steps_per_second: float) -> None:
     statuses: list[int] = []
-    slow = {"inputs": tensors(int(1.5 * steps_per_second))}
+    slow = {"inputs": tensors(int(2.5 * steps_per_second))}
     threads = [threading.Thread(target=lambda: statuses.append(server.infer(slow)[0])) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -96,16 +102,15 @@ def test_refuses_what_exceeds_the_queue_and_ends_what_takes_too_long(server: Ser
         thread.join()
     assert statuses == [504, 504]
     assert server.process.stderr is not None
-    assert json.loads(server.process.stderr.readline())["event"] == "error"
+    assert json.loads(server.process.stderr.readline())["log.level"] == "error"
 
 
 def test_drains_on_sigterm(package: Path, steps_per_second: float, tmp_path: Path) -> None:
     folder = shutil.copytree(package, tmp_path / "package")
-    limits = {**CONFIG["limits"], "queue": 1, "request_seconds": 20}
-    (folder / "config.json").write_text(json.dumps({**CONFIG, "limits": limits}))
+    (folder / "config.json").write_text(json.dumps(with_model(queue=1, request_seconds=30)))
     with serving(folder) as server:
         answers: list[int] = []
-        slow = {"inputs": tensors(int(1.4 * steps_per_second))}
+        slow = {"inputs": tensors(int(1.2 * steps_per_second))}
         thread = threading.Thread(target=lambda: answers.append(server.infer(slow)[0]))
         thread.start()
         wait_until_busy(server)
@@ -114,58 +119,74 @@ def test_drains_on_sigterm(package: Path, steps_per_second: float, tmp_path: Pat
             pass
         assert status == 503
         assert server.call("GET", "/v2/health/live")[0] == 200
-        assert server.process.wait(20) == 0
+        assert server.process.wait(40) == 0
         thread.join()
         assert answers == [200]
         assert server.process.stderr is not None
-        assert json.loads(server.process.stderr.read().splitlines()[-1])["event"] == "stop"
+        assert json.loads(server.process.stderr.read().splitlines()[-1])["event.action"] == "stop"
 
 
 def test_readiness_runs_the_sample_request(package: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(package, tmp_path / "package")
     (folder / "sample_request.json").write_text(json.dumps({"inputs": tensors()}))
+    (folder / "config.json").write_text(json.dumps(with_model(sample="sample_request.json")))
     with serving(folder) as server:
         assert server.call("GET", "/v2/health/ready")[0] == 200
 
 
-def test_says_that_it_has_no_authentication(package: Path) -> None:
-    with serving(package, "--host", "0.0.0.0") as server:
-        assert [line["event"] for line in server.log] == ["warning", "start"]
-        assert "no authentication" in server.log[0]["message"]
+FAULTS = [
+    (CONFIG | {"colour": "red"}, "unknown field `colour`"),
+    (CONFIG | {"limits": {"header_seconds": 2}}, "missing required field `body_bytes`"),
+    (CONFIG | {"models": []}, "length >= 1"),
+    (CONFIG | {"models": [MODEL, MODEL]}, "a version of a model stands there twice"),
+    (with_model(threads=...), "missing required field `threads`"),
+    (with_model(threads="one"), "Expected `int`"),
+    (with_model(instances=0), "Expected `int` >= 1"),
+    (with_model(name="a/b"), "matching regex"),
+    (with_model(path="/model.onnx"), "'/model.onnx' leads out of the package"),
+    (with_model(sample="../sample.json"), "'../sample.json' leads out of the package"),
+    (with_model(buckets_seconds=[0.2, 0.1]), "buckets_seconds must rise"),
+    (with_model(references=[{"name": "z", "mean": 0, "deviation": 1}]), "'z', which is no input"),
+]
+READ = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from config import CannotStart, read_config
+for path in sys.argv[2:]:
+    try:
+        read_config(Path(path))
+        print("nothing")
+    except CannotStart as reason:
+        print(reason)
+"""
 
 
-def test_says_nothing_else_at_start(server: Server) -> None:
-    assert [line["event"] for line in server.log] == ["start"]
-    assert server.log[0]["host"] == "127.0.0.1"
-
-
-def refusal(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, str(folder / "serve.py"), "--port", "0", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("serve.py cannot start. ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+def test_tells_what_is_wrong_with_its_configuration(package: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"config-{place}.json" for place in range(len(FAULTS))]
+    for path, (config, _) in zip(paths, FAULTS, strict=True):
+        path.write_text(json.dumps(config))
+    command = [sys.executable, "-c", READ, package, package / "config.json", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    sound, *told = done.stdout.splitlines()
+    assert sound == "nothing"
+    for words, (_, expected) in zip(told, FAULTS, strict=True):
+        assert words.startswith("config-")
+        assert expected in words
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("config", "words"),
     [
-        ({"colour": "red"}, "unknown field `colour`"),
-        ({"threads": ...}, "missing required field `threads`"),
-        ({"threads": "one"}, "Expected `int`"),
-        ({"limits": {"queue": 2}}, "missing required field `body_bytes`"),
-        ({"name": "a/b"}, "config.json cannot be used"),
-        ({"provider": "CUDAExecutionProvider"}, "runs it on CPUExecutionProvider"),
-        ({"model": "none.onnx"}, "none.onnx cannot be loaded"),
-        ({"inputs": CONFIG["inputs"][:1]}, "The inputs in config.json are not those of model.onnx"),
-        ({"inputs": [{**CONFIG["inputs"][0], "datatype": "FP16"}, CONFIG["inputs"][1]]}, "The inputs in config.json"),
-        ({"outputs": [{**CONFIG["outputs"][0], "shape": [-1, 5]}, CONFIG["outputs"][1]]}, "The outputs in config.json"),
+        (with_model(provider="CUDAExecutionProvider"), "runs it on CPUExecutionProvider"),
+        (with_model(path="none.onnx"), "none.onnx cannot be loaded"),
+        (with_model(inputs=INPUTS[:1], references=[]), "The inputs in config.json are not those of model.onnx"),
+        (with_model(inputs=[{**INPUTS[0], "datatype": "FP16"}, INPUTS[1]]), "The inputs in config.json"),
+        (with_model(outputs=[{**OUTPUTS[0], "shape": [-1, 5]}, OUTPUTS[1]]), "The outputs in config.json"),
     ],
 )
-def test_refuses_to_start(package: Path, tmp_path: Path, change: dict[str, Any], words: str) -> None:
+def test_refuses_to_start(package: Path, tmp_path: Path, config: dict[str, Any], words: str) -> None:
     folder = shutil.copytree(package, tmp_path / "package")
-    config = {key: value for key, value in {**CONFIG, **change}.items() if value is not ...}
     (folder / "config.json").write_text(json.dumps(config))
     assert words in refusal(folder)
 
@@ -173,6 +194,7 @@ def test_refuses_to_start(package: Path, tmp_path: Path, change: dict[str, Any],
 def test_refuses_to_start_with_a_bad_sample(package: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(package, tmp_path / "package")
     (folder / "sample_request.json").write_text('{"inputs": []}')
+    (folder / "config.json").write_text(json.dumps(with_model(sample="sample_request.json")))
     assert "with sample_request.json as input: Input 'steps' is missing." in refusal(folder)
 
 
@@ -188,12 +210,46 @@ def test_refuses_a_port_in_use(package: Path, server: Server) -> None:
 
 @pytest.mark.parametrize("name", CODE)
 def test_the_code_stands_alone(name: str) -> None:
-    assert "workbench" not in (TEMPLATES / name).read_text()
+    assert not re.search(r"(import|from) workbench", (TEMPLATES / name).read_text())
 
 
 def test_readme_has_exactly_its_placeholders() -> None:
     template = Template((TEMPLATES / "README.md").read_text())
     names = {"name", "inputs", "outputs", "candidate", "measured", "created", "python"}
+    names |= {"numbers", "key", "start", "header", "environment", "grpc"}
     assert set(template.get_identifiers()) == names
     assert template.is_valid()
     assert "$" not in template.substitute(dict.fromkeys(names, "value"))
+
+
+def memory(server: Server) -> int:
+    """Bytes that the server holds."""
+    return int(server.metrics()["process_resident_memory_bytes"])
+
+
+def test_abuse_costs_the_service_little(server: Server) -> None:
+    """300 slow callers, halves of requests and 200 MB at once: all are turned away, and the next is answered."""
+    head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\n"
+    starts = [
+        b"GET /v2 HTTP/1.1\r\nX: ",
+        f"{head}Content-Length: 199999\r\n\r\n{{".encode(),
+        f"{head}Transfer-Encoding: chunked\r\n\r\n10\r\n{{".encode(),
+    ]
+    server.infer({"inputs": tensors()})
+    before = memory(server)
+    with contextlib.ExitStack() as ends:
+        callers = [ends.enter_context(server.open()) for _ in range(300)]
+        for place, caller in enumerate(callers):
+            caller.sendall(starts[place % 3])
+        large = ends.enter_context(server.open())
+        large.sendall(f"{head}Content-Length: 200000000\r\n\r\n".encode())
+        with contextlib.suppress(OSError):
+            for _ in range(200):
+                large.sendall(bytes(1_000_000))
+        assert memory(server) - before < 32e6
+        answers = [read_all(caller)[:12] for caller in callers]
+    assert {*answers[::3]} == {b""}
+    # Two places are there for bodies: who has one is too slow, and who has none is told so at once.
+    assert {*answers[1::3], *answers[2::3]} == {b"HTTP/1.1 408", b"HTTP/1.1 503"}
+    assert memory(server) - before < 32e6
+    assert server.infer({"inputs": tensors()})[0] == 200

@@ -57,7 +57,7 @@ def compile_model(engine: Engine, *, profile: bool = False) -> Any:
         EngineError: What was compiled is damaged, or made by another version or for another processor.
     """
     openvino = load_runtime()
-    core, settings = openvino.Core(), {**_settings(engine), "PERF_COUNT": profile}
+    core, settings = openvino.Core(), {**asked_settings(engine), "PERF_COUNT": profile}
     if engine.path.suffix == COMPILED:
         return _open_compiled(core, engine, settings)
     try:
@@ -66,7 +66,8 @@ def compile_model(engine: Engine, *, profile: bool = False) -> Any:
         raise _refusal(engine.model.name, engine.versions["openvino"], str(error)) from error
 
 
-def _settings(engine: Engine) -> dict[str, Any]:
+def asked_settings(engine: Engine) -> dict[str, Any]:
+    """The properties that decide what an engine computes and how fast, on any machine."""
     options = engine.options
     settings: dict[str, Any] = {"PERFORMANCE_HINT": _HINTS[options["hint"]]}
     if options["precision"] != "auto":

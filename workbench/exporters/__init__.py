@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -18,10 +17,13 @@ from workbench.errors import ExportError
 from workbench.jobs import Progress, part_of, silent
 from workbench.options import make_options, to_builtins
 from workbench.plugins import find_plugin
+from workbench.provenance import CHECKSUMS as CHECKSUMS
+from workbench.provenance import MANIFEST as MANIFEST
+from workbench.provenance import Origin, check_key, sign, write_provenance
+from workbench.serving_plan import Measurements, ServingPlan, plan_serving
 from workbench.workspace import Workspace, fingerprint, new_directory, write_json, writing
 
-MANIFEST = "package.json"
-CHECKSUMS = "SHA256SUMS"
+_LAYOUT = 2  # part of the key of packages in the workspace; goes up when what every package holds changes
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Contents:
         sample: One sample, or a whole batch where the model's is fixed; batch axis first.
         answer: What the candidate answers to it.
         measured: What was measured of it; None if nothing was.
+        plan: Every number of the package, and what it was derived from.
     """
 
     candidate: Candidate
@@ -60,6 +63,7 @@ class Contents:
     sample: Tensors
     answer: Tensors
     measured: Row | None
+    plan: ServingPlan
 
 
 def export_package(
@@ -68,8 +72,9 @@ def export_package(
     options: Mapping[str, Any] | None = None,
     *,
     sample: Dataset,
-    measured: Row | None = None,
+    measured: Row | Measurements | None = None,
     directory: str | Path | None = None,
+    sign_key: str | Path | None = None,
     workspace: Workspace | None = None,
     progress: Progress = silent,
 ) -> Package:
@@ -81,24 +86,32 @@ def export_package(
         options: Options of that exporter.
         sample: Its first sample (as many as the model's batch, where that is fixed) becomes the package's sample
             request, with the candidate's own answer.
-        measured: The candidate's row of a comparison, for the package's README.
+        measured: The candidate's row of a comparison, or that and its load curve and sweep: what the numbers of the
+            package are derived from.
         directory: A folder that does not exist yet; one in the workspace if None, found again by a rerun.
+        sign_key: Private key (PEM, elliptic curve) to sign the package with; it is not signed if None.
         workspace: Where intermediate results are kept.
         progress: Called with the share done and a short text; may raise to cancel.
 
     Raises:
-        ExportError: The folder exists, or the candidate cannot be packed this way.
+        ExportError: The folder exists, the candidate cannot be packed this way, or the key cannot be used.
+        MissingDependencyError: It is to be signed, and what signs is not installed.
         WorkspaceError: The folder cannot be written.
     """
+    key_file = Path(sign_key).expanduser() if sign_key else None
+    signer = check_key(key_file) if key_file else ""  # said now, not after the work
     plugin = find_plugin("exporters", exporter)
     checked = make_options(plugin.Options, options, f"exporter {exporter}")
     workspace = workspace or Workspace()
     one = sample.take(candidate.engine.model.fixed_batch or 1)
     answer = predict(candidate.engine, one, batch=len(one), workspace=workspace, progress=part_of(progress, 0.0, 0.7))
-    contents = Contents(candidate, _slug(candidate.engine.model.name), one.inputs, answer, measured)
+    found = measured if isinstance(measured, Measurements) else Measurements(measured)
+    plan = plan_serving(candidate, found, sample)
+    contents = Contents(candidate, _slug(candidate.engine.model.name), one.inputs, answer, found.row, plan)
     if directory is None:
         key = {"engine": engine_key(candidate.engine), "options": to_builtins(checked), "sample": one.sha256}
-        key["measured"] = to_builtins(measured)
+        key |= {"measured": to_builtins(found), "samples": sample.sha256, "exporter": exporter}
+        key |= {"signer": signer, "layout": _LAYOUT}
         final = workspace.root / "packages" / f"{_slug(candidate.name)}-{fingerprint(key)[:8]}"
         if (final / MANIFEST).is_file():
             return read_package(final)
@@ -119,7 +132,10 @@ def export_package(
             "engine": engine_key(candidate.engine),
         }
         write_json(folder / MANIFEST, manifest)
-        (folder / CHECKSUMS).write_text(_checksums(folder), encoding="utf-8")
+        name = contents.name
+        write_provenance(folder, Origin(candidate, name, exporter, to_builtins(checked), sample.name, found, plan))
+        if key_file:
+            sign(folder, key_file)
     progress(1.0, "package written")
     return read_package(final)
 
@@ -144,17 +160,6 @@ def read_package(directory: Path) -> Package:
         raise ExportError(
             f"{directory} holds no package: its {MANIFEST} is missing or damaged.", "Export the candidate again."
         ) from None
-
-
-def _checksums(folder: Path) -> str:
-    """One line per file, as `sha256sum -c` reads them."""
-    lines = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as stream:
-            lines.append(
-                f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.relative_to(folder).as_posix()}\n"
-            )
-    return "".join(lines)
 
 
 def _slug(name: str) -> str:

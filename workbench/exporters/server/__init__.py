@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.backends._onnxruntime_providers import asked_settings
+from workbench.backends._openvino_session import asked_settings as openvino_settings
 from workbench.engine import Engine
-from workbench.errors import ExportError
+from workbench.errors import ExportError, MissingDependencyError
 from workbench.exporters import Contents
 from workbench.model import Model, TensorSpec
 from workbench.options import option
 from workbench.report import describe_steps, format_estimate
+from workbench.serving_plan import Derived, ServingPlan, describe_plan
 
-REQUIRES = {"onnxruntime": "cpu"}
+REQUIRES = {"onnxruntime|openvino": "cpu"}
 COMMAND = ("python", "serve.py")
 
+_GRPC = ("grpcio", "protobuf")
 _NEEDED = ("numpy", "uvicorn", "uvloop", "httptools", "msgspec")
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 _DATATYPES = {
     "bool": "BOOL",
     "int8": "INT8",
@@ -46,75 +51,175 @@ _DATATYPES = {
 
 @dataclass(frozen=True)
 class Options:
-    """Limits of the service."""
+    """How it is reached, and what callers may ask."""
 
-    body_megabytes: Annotated[
-        float, option("Largest request body.", minimum=0.001, maximum=2000, unit="MB", advanced=True)
-    ] = 16.0
-    queue: Annotated[
-        int, option("Requests in flight before it answers 503.", minimum=1, maximum=100_000, advanced=True)
-    ] = 64
-    request_seconds: Annotated[
-        float, option("Longest time for one request.", minimum=0.1, maximum=3600, unit="s", advanced=True)
-    ] = 30.0
+    version: Annotated[str, option("Version that the model is served as.", example="2")] = "1"
+    api_key: Annotated[
+        Literal["none", "environment"],
+        option(
+            "environment: callers send a key, which the service reads from WORKBENCH_API_KEY when it starts. none: it "
+            "has no key, and listens to other machines only if it is told so with --open."
+        ),
+    ] = "none"
+    grpc: Annotated[bool, option("Answer gRPC too, on a port of its own.")] = False
+    allow_nan: Annotated[bool, option("Take NaN and Infinity in binary tensors.", advanced=True)] = False
+    log_requests: Annotated[bool, option("Log every request, not only those that fail.", advanced=True)] = False
+    body_megabytes: (
+        Annotated[
+            float,
+            option(
+                "Largest request body; 8 × the sample request if not given, and at least 16.",
+                minimum=0.001,
+                maximum=2000,
+                unit="MB",
+                advanced=True,
+                example="16",
+            ),
+        ]
+        | None
+    ) = None
+    queue: (
+        Annotated[
+            int,
+            option(
+                "Requests in flight before it answers 503; what the measurement gives if not said.",
+                minimum=1,
+                maximum=100_000,
+                advanced=True,
+                example="64",
+            ),
+        ]
+        | None
+    ) = None
+    request_seconds: (
+        Annotated[
+            float,
+            option(
+                "Longest time for one request; what the measurement gives if not said.",
+                minimum=0.1,
+                maximum=3600,
+                unit="s",
+                advanced=True,
+                example="30",
+            ),
+        ]
+        | None
+    ) = None
 
 
 def export(contents: Contents, options: Options, directory: Path) -> None:
     """Fills `directory`.
 
     Raises:
-        ExportError: The candidate does not run on ONNX Runtime, or has tensors that the protocol cannot carry.
+        ExportError: The candidate runs on neither ONNX Runtime nor OpenVINO, or has tensors that the protocol cannot
+            carry.
+        MissingDependencyError: It is to answer gRPC, and what that takes is not installed.
     """
     engine = contents.candidate.engine
-    if engine.backend != "onnxruntime":
+    if engine.backend not in _RUNTIMES:
         raise ExportError(
-            f"This server runs ONNX Runtime only; {contents.candidate.name} is built for {engine.backend}.",
-            "Choose a candidate on ONNX Runtime.",
+            f"This server runs {' and '.join(_RUNTIMES.values())} only; {contents.candidate.name} is built for "
+            f"{engine.backend}.",
+            "Choose a candidate on one of these.",
+        )
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", options.version):
+        raise ExportError(
+            f"{options.version!r} cannot be a version.", "Use letters, digits, '.', '_' and '-' only, such as 2 or 1.4."
+        )
+    if options.grpc and not all(map(_installed, _GRPC)):
+        raise MissingDependencyError(
+            f"A server that answers gRPC needs {' and '.join(_GRPC)}, and one of them is not installed.",
+            "Install the extra grpc, or export without that option.",
         )
     here = Path(__file__).parent
-    code = [path for path in here.glob("*.py") if path.name != "__init__.py"]
-    for path in (*code, here / "Dockerfile"):
-        shutil.copyfile(path, directory / path.name)
-    _copy_model(engine.model, directory / "model")
-    _write_json(directory / "config.json", _config(contents, options))
-    _write_json(directory / "sample_request.json", {"inputs": [_tensor(n, a) for n, a in contents.sample.items()]})
+    for path in here.glob("*.py"):
+        if path.name != "__init__.py":
+            shutil.copyfile(path, directory / path.name)
+    folder = Path("models", contents.name, options.version)
+    _copy_model(engine.model, directory / folder)
+    sample = json.dumps({"inputs": [_tensor(n, a) for n, a in contents.sample.items()]}, indent=2) + "\n"
+    (directory / "sample_request.json").write_text(sample, encoding="utf-8")
     answer = {
         "model_name": contents.name,
-        "model_version": "1",
+        "model_version": options.version,
         "outputs": [_tensor(spec.name, contents.answer[spec.name]) for spec in engine.model.outputs],
     }
     _write_json(directory / "sample_response.json", answer)
-    (directory / "requirements.txt").write_text(_requirements(engine), encoding="utf-8")
-    readme = Template((here / "README.md").read_text(encoding="utf-8"))
-    (directory / "README.md").write_text(readme.substitute(_words(contents)), encoding="utf-8")
+    contents = replace(contents, plan=_adjusted(contents, options))
+    _write_json(directory / "config.json", _config(contents, options, folder / "model.onnx", len(sample)))
+    (directory / "requirements.txt").write_text(_requirements(engine, options), encoding="utf-8")
+    words = _words(contents, options)
+    for name in ("README.md", "Dockerfile"):
+        template = Template((here / name).read_text(encoding="utf-8"))
+        (directory / name).write_text(template.substitute(words), encoding="utf-8")
 
 
-def _config(contents: Contents, options: Options) -> dict[str, Any]:
-    engine = contents.candidate.engine
+def _adjusted(contents: Contents, options: Options) -> ServingPlan:
+    """The plan with what the user asked for, and without batches where the model takes one size of them only."""
+    plan, model = contents.plan, contents.candidate.engine.model
+    if options.queue is not None:
+        plan = replace(plan, queue=Derived(options.queue, "requests", "as asked", measured=False))
+    if options.request_seconds is not None:
+        plan = replace(plan, request_seconds=Derived(options.request_seconds, "s", "as asked", measured=False))
+    if not all(spec.dynamic_batch for spec in (*model.inputs, *model.outputs)):
+        off = Derived(1, "samples", "off: not every tensor of the model has a batch axis of any size", measured=False)
+        plan = replace(plan, max_batch=off, batch_wait_ms=Derived(0, "ms", "requests are not put together"))
+    return plan
+
+
+def _config(contents: Contents, options: Options, path: Path, sample_bytes: int) -> dict[str, Any]:
+    """The numbers come from `contents.plan`, whose README table says what each was derived from."""
+    megabytes = options.body_megabytes or max(16.0, 8 * sample_bytes / 1e6)
+    return {
+        "models": [_served(contents, options, path)],
+        "limits": {"body_bytes": int(megabytes * 1e6), "header_seconds": 10, "body_seconds": 10},
+        "api_key": options.api_key,
+        "allow_nan": options.allow_nan,
+        "log_requests": options.log_requests,
+        "grpc": options.grpc,
+    }
+
+
+def _served(contents: Contents, options: Options, path: Path) -> dict[str, Any]:
+    engine, plan = contents.candidate.engine, contents.plan
     return {
         "name": contents.name,
-        "version": "1",
-        "model": "model/model.onnx",
+        "version": options.version,
+        "path": path.as_posix(),
+        "sample": "sample_request.json",
         "inputs": [_declared(spec) for spec in engine.model.inputs],
         "outputs": [_declared(spec) for spec in engine.model.outputs],
         "provider": engine.device,
-        "provider_options": asked_settings(engine),
+        **_runtime(engine, max(1, int(plan.threads.value))),
+        "instances": int(plan.instances.value),
+        "max_batch": int(plan.max_batch.value),
+        "batch_wait_ms": plan.batch_wait_ms.value,
+        "queue": int(plan.queue.value),
+        "request_seconds": plan.request_seconds.value,
+        "buckets_seconds": [bound / 1000 for bound in plan.buckets_ms],
+        "references": [
+            {"name": known.name, "mean": known.mean, "deviation": known.sample_deviation} for known in plan.inputs
+        ],
+    }
+
+
+def _runtime(engine: Engine, threads: int) -> dict[str, Any]:
+    """What the engine was measured with, but on the threads that were best under load."""
+    chosen = replace(engine, options={**engine.options, "threads": threads})
+    about = {"backend": engine.backend, "threads": threads}
+    if engine.backend == "openvino":
+        return {**about, "provider_options": openvino_settings(chosen)}
+    return {
+        **about,
+        "provider_options": asked_settings(chosen),
         "arena": engine.options["arena"],
-        "threads": engine.options["threads"],
         "keep_float_layers": engine.options["float_layers"] == "keep",
         "graph_level": engine.options["graph_level"],
-        "limits": {
-            "body_bytes": int(options.body_megabytes * 1e6),
-            "queue": options.queue,
-            "header_seconds": 10,
-            "body_seconds": 10,
-            "request_seconds": options.request_seconds,
-        },
     }
 
 
 def _copy_model(model: Model, folder: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     shutil.copyfile(model.path, folder / "model.onnx")
     for name in model.external_files:
         target = folder / name
@@ -141,11 +246,14 @@ def _datatype(name: str, dtype: str) -> str:
     return _DATATYPES[dtype]
 
 
-def _requirements(engine: Engine) -> str:
+def _requirements(engine: Engine, options: Options) -> str:
     """The versions that were measured, so that the service runs what was measured."""
-    wheels = ("onnxruntime-gpu", "onnxruntime-openvino")
-    runtime = next((name for name in wheels if _installed(name)), "onnxruntime")
-    pins = {runtime: engine.versions["onnxruntime"], **{name: version(name) for name in _NEEDED}}
+    wheels = ("onnxruntime-gpu", "onnxruntime-openvino") if engine.backend == "onnxruntime" else ()
+    runtime = next((name for name in wheels if _installed(name)), engine.backend)
+    pins = {
+        runtime: engine.versions[engine.backend],
+        **{name: version(name) for name in (*_NEEDED, *(_GRPC if options.grpc else ()))},
+    }
     return "".join(f"{name}=={pin}\n" for name, pin in pins.items())
 
 
@@ -157,7 +265,7 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _words(contents: Contents) -> Mapping[str, str]:
+def _words(contents: Contents, options: Options) -> Mapping[str, str]:
     model, measured = contents.candidate.engine.model, contents.measured
     lines = ["not measured"]
     if measured:
@@ -167,8 +275,19 @@ def _words(contents: Contents) -> Mapping[str, str]:
             accuracy = measured.accuracy
             lines.append(f"{accuracy.metric} {100 * accuracy.value.value:.1f} % on {accuracy.samples} samples")
     steps = describe_steps(measured) if measured else ", ".join(s.transform for s in model.history) or "as loaded"
+    rows = [f"| {name} | {value} | {source} |" for name, value, source in describe_plan(contents.plan)]
+    keyless = options.api_key == "none"
     return {
         "name": contents.name,
+        "version": options.version,
+        "numbers": "\n".join(rows),
+        "key": "no key: it takes requests from everyone who reaches it" if keyless else "a key",
+        "start": "python serve.py" if keyless else "WORKBENCH_API_KEY=… python serve.py",
+        "header": "" if keyless else " -H 'Authorization: Bearer …'",
+        "open": '"--host", "0.0.0.0", "--open"' if keyless else '"--host", "0.0.0.0"',
+        "grpc": "gRPC has the port after it, or `--grpc-port`." if options.grpc else "It answers no gRPC.",
+        "ports": "8000 8001" if options.grpc else "8000",
+        "environment": "" if keyless else " -e WORKBENCH_API_KEY",
         "inputs": "; ".join(map(str, model.inputs)),
         "outputs": "; ".join(map(str, model.outputs)),
         "candidate": f"{contents.candidate.name} ({steps})",

@@ -28,17 +28,17 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one caller can ask of the service at most."""
+    """How large a request may be, and how long it may take to arrive."""
 
     body_bytes: Positive
-    queue: Positive
     header_seconds: Seconds
     body_seconds: Seconds
-    request_seconds: Seconds
 
 
 class ClientGone(Exception):
     """The caller closed the connection before its request was complete."""
+
+    status = 499  # what proxies log for this; nobody receives it
 
 
 class Body:
@@ -189,6 +189,13 @@ class Connection(HttpToolsProtocol):
         """Stops that clock."""
         super().resume_writing()
         self._disarm()
+
+    def shutdown(self) -> None:
+        """Gives a caller that is connected and was not heard yet a moment: closing would lose what it is saying."""
+        if self.cycle is None:
+            self.loop.call_later(LINGER_SECONDS, super().shutdown)
+        else:
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops any clock."""

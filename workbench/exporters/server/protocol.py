@@ -47,7 +47,9 @@ class _InputParameters(msgspec.Struct):
     binary_data_size: _Size | None = None
 
 
-class _Input(msgspec.Struct):
+class Input(msgspec.Struct):
+    """One input of a request, not yet checked."""
+
     name: str
     shape: list[_Size]
     datatype: str
@@ -69,7 +71,7 @@ class _RequestParameters(msgspec.Struct):
 
 
 class _Request(msgspec.Struct):
-    inputs: list[_Input]
+    inputs: list[Input]
     id: str | None = None
     outputs: list[_Output] = []
     parameters: _RequestParameters = msgspec.field(default_factory=_RequestParameters)
@@ -83,6 +85,12 @@ class Job(msgspec.Struct):
     outputs: list[str]
     binary: set[str]
 
+    @property
+    def rows(self) -> int:
+        """Size of the first axis of the first input: the samples, where the model has a batch axis."""
+        array = next(iter(self.feeds.values()))
+        return array.shape[0] if array.ndim else 1
+
 
 class Contract:
     """What the model takes and gives; whatever does not keep to it is refused before it reaches the model.
@@ -93,6 +101,7 @@ class Contract:
         inputs: The tensors that a request must hold.
         outputs: The tensors that it may ask for.
         axes: For each input its axis names, None where an axis has no name. Axes of one name must have one size.
+        allow_nan: Whether inputs may hold NaN and Infinity.
     """
 
     def __init__(
@@ -102,12 +111,14 @@ class Contract:
         inputs: Sequence[Tensor],
         outputs: Sequence[Tensor],
         axes: Mapping[str, Sequence[str | None]],
+        allow_nan: bool = False,
     ) -> None:
         self.name = name
         self.version = version
         self.inputs = {tensor.name: tensor for tensor in inputs}
         self.outputs = {tensor.name: tensor for tensor in outputs}
         self.axes = axes
+        self._allow_nan = allow_nan
         self._decoder = msgspec.json.Decoder(_Request)
         self._encoder = msgspec.json.Encoder()
 
@@ -132,29 +143,68 @@ class Contract:
             raise Refusal(400, f"The body is not an inference request in JSON: {error}.") from None
 
         offset = len(body) if json_length is None else json_length
-        feeds: dict[str, Array] = {}
+        parts: list[tuple[Input, bytes | memoryview | None]] = []
         for tensor in request.inputs:
+            size = tensor.parameters.binary_data_size
+            if size is None:
+                parts.append((tensor, None))
+                continue
+            if tensor.data is not None:
+                raise Refusal(400, f"Input {tensor.name[:80]!r} has both data and binary_data_size.")
+            if size > len(body) - offset:
+                raise Refusal(
+                    400, f"Input {tensor.name[:80]!r}: binary_data_size is {size}, {len(body) - offset} bytes left."
+                )
+            parts.append((tensor, memoryview(body)[offset : offset + size]))
+            offset += size
+        feeds = self.feeds(parts)
+        if offset != len(body):
+            raise Refusal(400, f"The body has {len(body) - offset} bytes that belong to no input.")
+        names, binary = self.wanted([output.name for output in request.outputs]), set()
+        own = {output.name: output.parameters.binary_data for output in request.outputs}
+        for name in names:
+            chosen = own.get(name)
+            if request.parameters.binary_data_output if chosen is None else chosen:
+                binary.add(name)
+        return Job(request.id, feeds, names, binary)
+
+    def feeds(self, parts: Sequence[tuple[Input, bytes | memoryview | None]]) -> dict[str, Array]:
+        """Checks the inputs of one request.
+
+        Args:
+            parts: Each input, with its bytes where it has no data of its own.
+
+        Returns:
+            The arrays to feed; those made of bytes share their memory where that is aligned.
+
+        Raises:
+            Refusal: With status 400 and what is wrong.
+        """
+        feeds: dict[str, Array] = {}
+        for tensor, data in parts:
             if tensor.name in feeds:
                 raise Refusal(400, f"Input {tensor.name!r} is given twice.")
             self._check(tensor)
-            size = tensor.parameters.binary_data_size
-            if size is None:
-                feeds[tensor.name] = _from_json(tensor)
-                continue
-            if tensor.data is not None:
-                raise Refusal(400, f"Input {tensor.name!r} has both data and binary_data_size.")
-            if size > len(body) - offset:
-                raise Refusal(
-                    400, f"Input {tensor.name!r}: binary_data_size is {size}, {len(body) - offset} bytes left."
-                )
-            feeds[tensor.name] = _from_bytes(tensor, memoryview(body)[offset : offset + size])
-            offset += size
-        if offset != len(body):
-            raise Refusal(400, f"The body has {len(body) - offset} bytes that belong to no input.")
+            array = _from_json(tensor) if data is None else _from_bytes(tensor, data)
+            if not self._allow_nan:
+                _refuse_nan(tensor, array)
+            feeds[tensor.name] = array
         if missing := sorted(set(self.inputs) - set(feeds)):
             raise Refusal(400, f"Input {missing[0]!r} is missing.")
         self._check_shared_axes(feeds)
-        return self._job(request, feeds)
+        return feeds
+
+    def wanted(self, names: list[str]) -> list[str]:
+        """The outputs that a request asks for; all if it names none.
+
+        Raises:
+            Refusal: If it names one that the model has not, or one twice.
+        """
+        if unknown := [name for name in names if name not in self.outputs]:
+            raise Refusal(400, f"The model has no output {unknown[0][:80]!r}; it has {', '.join(self.outputs)}.")
+        if len(set(names)) < len(names):
+            raise Refusal(400, "An output is asked for twice.")
+        return names or list(self.outputs)
 
     def encode(self, job: Job, results: Sequence[Array]) -> tuple[bytes, int | None]:
         """Writes the response of one request.
@@ -188,7 +238,7 @@ class Contract:
         head = self._encoder.encode(answer)
         return (b"".join([head, *tail]), len(head)) if tail else (head, None)
 
-    def _check(self, tensor: _Input) -> None:
+    def _check(self, tensor: Input) -> None:
         expected = self.inputs.get(tensor.name)
         if expected is None:
             raise Refusal(400, f"The model has no input {tensor.name[:80]!r}; it has {', '.join(self.inputs)}.")
@@ -207,22 +257,8 @@ class Contract:
                 if axis is not None and sizes.setdefault(axis, size) != size:
                     raise Refusal(400, f"Axis {axis!r} has size {sizes[axis]} in one input and {size} in {name!r}.")
 
-    def _job(self, request: _Request, feeds: dict[str, Array]) -> Job:
-        wanted = request.outputs or [_Output(name) for name in self.outputs]
-        names = [output.name for output in wanted]
-        if unknown := [name for name in names if name not in self.outputs]:
-            raise Refusal(400, f"The model has no output {unknown[0][:80]!r}; it has {', '.join(self.outputs)}.")
-        if len(set(names)) < len(names):
-            raise Refusal(400, "An output is asked for twice.")
-        binary = set()
-        for output in wanted:
-            own = output.parameters.binary_data
-            if request.parameters.binary_data_output if own is None else own:
-                binary.add(output.name)
-        return Job(request.id, feeds, names, binary)
 
-
-def _from_bytes(tensor: _Input, data: memoryview) -> Array:
+def _from_bytes(tensor: Input, data: bytes | memoryview) -> Array:
     dtype = DTYPES[tensor.datatype]
     expected = math.prod(tensor.shape) * dtype.itemsize
     if len(data) != expected:
@@ -230,11 +266,10 @@ def _from_bytes(tensor: _Input, data: memoryview) -> Array:
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max() > 1:
         raise Refusal(400, f"Input {tensor.name!r} has a BOOL that is neither 0 nor 1.")
     # The JSON before it has any length, so the data may lie across element boundaries; kernels may need it aligned.
-    array = np.require(np.frombuffer(data, dtype), requirements="A").reshape(tensor.shape)
-    return _finite(tensor, array)
+    return np.require(np.frombuffer(data, dtype), requirements="A").reshape(tensor.shape)
 
 
-def _from_json(tensor: _Input) -> Array:
+def _from_json(tensor: Input) -> Array:
     dtype, count = DTYPES[tensor.datatype], math.prod(tensor.shape)
     if tensor.data is None:
         raise Refusal(400, f"Input {tensor.name!r} has no data.")
@@ -251,12 +286,14 @@ def _from_json(tensor: _Input) -> Array:
         low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
         if int(found.min()) < low or int(found.max()) > high:
             raise Refusal(400, f"Input {tensor.name!r} holds values outside {low} to {high}.")
-    with np.errstate(over="ignore"):  # what overflows becomes Infinity, which is refused next
-        return _finite(tensor, found.astype(dtype, copy=False).reshape(tensor.shape))
+    with np.errstate(over="ignore"):  # what overflows becomes Infinity, which is refused whatever is allowed
+        array = found.astype(dtype, copy=False).reshape(tensor.shape)
+    if dtype.kind == "f" and np.isfinite(found).all():
+        _refuse_nan(tensor, array)
+    return array
 
 
-def _finite(tensor: _Input, array: Array) -> Array:
+def _refuse_nan(tensor: Input, array: Array) -> None:
     # One NaN makes both extremes NaN; two reductions cost half of a test per element.
     if array.dtype.kind == "f" and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise Refusal(400, f"Input {tensor.name!r} holds NaN, Infinity or a number too large for {tensor.datatype}.")
-    return array

@@ -1,138 +1,75 @@
-"""The live model of a serving package: config.json, the session it asks for, and the threads that run it."""
+"""The live model of a serving package: its sessions, the threads that run them, and whether it still answers."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import itertools
 import logging
-import os
 import time
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime reads it while it is imported
-
-import msgspec
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
-    from .limits import Limits, Positive
-    from .protocol import DTYPES, Array, Contract, Job, Refusal, Tensor
+    from .batching import Batcher
+    from .config import CannotStart, ModelConfig
+    from .metrics import ModelMetrics
+    from .protocol import DTYPES, Array, Contract, Job, Refusal
+    from .runtimes import BadValues, Node, Session, open_session
 else:
-    from limits import Limits, Positive
-    from protocol import DTYPES, Array, Contract, Job, Refusal, Tensor
+    from batching import Batcher
+    from config import CannotStart, ModelConfig
+    from metrics import ModelMetrics
+    from protocol import DTYPES, Array, Contract, Job, Refusal
+    from runtimes import BadValues, Node, Session, open_session
 
-DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16", "tensor(uint32)": "UINT32", "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8", "tensor(int16)": "INT16", "tensor(int32)": "INT32", "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
-}  # fmt: skip
-MAX_WORKERS = 8
-
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+$")]
+PROBE_SECONDS = 1.0  # an answer that is not older tells that the model is well
+MIXED = 0.05  # of the largest output: a difference above says that samples of a batch change each other
 
 log = logging.getLogger("serve")
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The contents of config.json."""
-
-    name: Name
-    version: Name
-    model: str
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-    provider: str
-    threads: Positive
-    limits: Limits
-    keep_float_layers: bool = False
-    graph_level: Literal["all", "extended", "basic", "disabled"] = "all"
-    provider_options: dict[str, str] = {}
-    arena: bool = True
-
-
-_LEVELS = {
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-}
-
-
-class CannotStart(Exception):
-    """Why the service does not start and what to do about it, in one paragraph."""
-
-
-def read_config(path: Path) -> Config:
-    """Reads config.json; every key must be there and none may be unknown.
-
-    Raises:
-        CannotStart: If the file cannot be read or does not hold what it should.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Config)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CannotStart(
-            f"{path.name} cannot be used: {error}. Restore the file that came with the package."
-        ) from None
-
-
 class Runner:
-    """The live model: a session, the threads that call it, and whether it still answers.
+    """The live model: a session for each instance, the threads that call them, and whether it still answers.
 
     Args:
-        config: What the session must be like.
-        folder: Where the model and, if there is one, sample_request.json are.
+        config: What the sessions must be like.
+        folder: Where the package is.
+        allow_nan: Whether requests may hold NaN and Infinity.
+        protocols: What it can be asked by.
 
     Raises:
         CannotStart: If the model cannot be loaded, is not what the config promises, or fails its first inference.
     """
 
-    def __init__(self, config: Config, folder: Path) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = config.threads
-        options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = config.arena
-        options.graph_optimization_level = _LEVELS[config.graph_level]
-        options.log_severity_level = 4  # failed runs raise; the service logs them itself, in its own form
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must cost nothing
-        try:
-            with warnings.catch_warnings(action="ignore"):  # a missing provider only warns; it is refused below
-                # This optimizer computes float layers between quantized ones in INT8 as well.
-                unwanted = ["WeightBiasQuantization"] if config.keep_float_layers else []
-                providers = [(config.provider, config.provider_options)]
-                self._session = ort.InferenceSession(
-                    folder / config.model, options, providers=providers, disabled_optimizers=unwanted
-                )
-        except Exception as error:
-            raise CannotStart(f"{config.model} cannot be loaded: {error}.") from None
-        self._check(config)
-        nodes = self._session.get_inputs()
-        axes = {node.name: [size if isinstance(size, str) else None for size in node.shape] for node in nodes}
-        self.contract = Contract(config.name, config.version, config.inputs, config.outputs, axes)
-        self._pool = ThreadPoolExecutor(max(1, min(MAX_WORKERS, (os.cpu_count() or 1) // config.threads)))
-        self._probe = self._first_probe(folder / "sample_request.json")
+    def __init__(self, config: ModelConfig, folder: Path, allow_nan: bool, protocols: Sequence[str]) -> None:
+        self._sessions = [open_session(config, folder / config.path) for _ in range(config.instances)]
+        self._idle = list(self._sessions)  # one for each thread of the pool, so that it is never empty
+        self._check(config, self._sessions[0])
+        axes = {node.name: [s if isinstance(s, str) else None for s in node.shape] for node in self._sessions[0].inputs}
+        self.contract = Contract(config.name, config.version, config.inputs, config.outputs, axes, allow_nan)
+        with (folder / config.path).open("rb") as stream:
+            self.metrics = ModelMetrics(config, hashlib.file_digest(stream, "sha256").hexdigest(), protocols)
+        self._pool = ThreadPoolExecutor(config.instances, thread_name_prefix="inference")
+        self._probe = self._first_probe(folder / config.sample if config.sample else None)
+        self._batcher = self._make_batcher(config)
         self._probing = asyncio.Lock()
         self._healthy, self._seen = True, time.monotonic()
 
     async def infer(self, job: Job) -> list[Array]:
         """Runs one request in a worker thread; further ones wait for a free thread."""
-        try:
-            results = await asyncio.get_running_loop().run_in_executor(self._pool, self._run, job)
-        except InvalidArgument as error:  # such as an index outside a table: the caller's values, not a fault
-            raise Refusal(400, f"The model does not take these values: {str(error)[-300:]}") from None
+        results = await self._batcher.infer(job) if self._batcher else (await self._run_together([job]))[0]
         self._healthy, self._seen = True, time.monotonic()
         return results
 
     async def ready(self, timeout: float) -> bool:
         """Whether the model answered within the last second; if none asked it, it is asked now."""
         async with self._probing:
-            if time.monotonic() - self._seen >= 1:
+            if time.monotonic() - self._seen >= PROBE_SECONDS:
                 try:
                     async with asyncio.timeout(timeout):
                         await self.infer(self._probe)
@@ -141,37 +78,85 @@ class Runner:
                     self._healthy, self._seen = False, time.monotonic()
             return self._healthy
 
-    def _run(self, job: Job) -> list[Array]:
-        return cast(list[Array], self._session.run(job.outputs, job.feeds))
+    async def _run_together(self, jobs: list[Job]) -> list[list[Array]]:
+        try:
+            results, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, self._run, jobs)
+        except BadValues as error:
+            raise Refusal(400, f"The model does not take these values: {error}") from None
+        self.metrics.inference_seconds.observe(seconds)
+        self.metrics.batch_size.observe(sum(job.rows for job in jobs))
+        return results
 
-    def _check(self, config: Config) -> None:
-        actual = self._session.get_providers()[0]
-        if actual != config.provider:
-            raise CannotStart(
-                f"The model was measured on {config.provider}, but this machine runs it on {actual}: its speed "
-                f"would differ. Install the onnxruntime that has {config.provider}, or change provider in config.json."
-            )
+    def _run(self, jobs: list[Job]) -> tuple[list[list[Array]], float]:
+        """Runs jobs of one shape in one inference; returns their results and the seconds that the model took."""
+        feeds = jobs[0].feeds
+        if len(jobs) > 1:
+            feeds = {name: np.concatenate([job.feeds[name] for job in jobs]) for name in feeds}
+        session = self._idle.pop()
+        try:
+            begun = time.perf_counter()
+            results = session.run(jobs[0].outputs, feeds)
+            seconds = time.perf_counter() - begun
+        finally:
+            self._idle.append(session)
+        if len(jobs) == 1:
+            return [results], seconds
+        ends = list(itertools.accumulate((job.rows for job in jobs), initial=0))
+        return [[result[low:high] for result in results] for low, high in itertools.pairwise(ends)], seconds
+
+    def _make_batcher(self, config: ModelConfig) -> Batcher | None:
+        if config.max_batch == 1:
+            return None
+        if reason := self._why_not_together():
+            log.warning("Requests are not put together, although config.json asks for it: %s", reason)
+            return None
+        return Batcher(self._run_together, config.max_batch, config.batch_wait_ms / 1000, config.instances)
+
+    def _why_not_together(self) -> str:
+        """Why samples of several callers cannot share an inference; empty if they can, which is tried out."""
+        contract, probe = self.contract, self._probe
+        tensors = [*contract.inputs.values(), *contract.outputs.values()]
+        if fixed := [tensor.name for tensor in tensors if not tensor.shape or tensor.shape[0] != -1]:
+            return f"the first axis of {fixed[0]!r} is no batch."
+        if len({axes[0] for axes in contract.axes.values()}) > 1:
+            return "the first axes of the inputs have different names."
+        # Other values beside the probe must leave its answer as it is; what reduces over the batch would not.
+        other = {name: array * 0.5 if array.dtype.kind == "f" else array for name, array in probe.feeds.items()}
+        other = {name: array.astype(probe.feeds[name].dtype, copy=False) for name, array in other.items()}
+        try:
+            [alone], _ = self._run([probe])
+            both, _ = self._run([probe, Job(None, other, probe.outputs, set())])
+        except Exception as error:
+            return f"two samples together fail: {error}"
+        for name, one, beside in zip(probe.outputs, alone, both[0], strict=True):
+            if one.shape != beside.shape:
+                return f"{name!r} has another shape when two samples run together."
+            if one.dtype.kind == "f" and not np.allclose(one, beside, 0, MIXED * np.abs(one).max(initial=0)):
+                return f"the samples of a batch change each other's {name!r}."
+        return ""
+
+    def _check(self, config: ModelConfig, session: Session) -> None:
         for kind, promised, nodes in (
-            ("inputs", config.inputs, self._session.get_inputs()),
-            ("outputs", config.outputs, self._session.get_outputs()),
+            ("inputs", config.inputs, session.inputs),
+            ("outputs", config.outputs, session.outputs),
         ):
-            real = {node.name: (DATATYPES.get(node.type, node.type), _sizes(node.shape)) for node in nodes}
+            real = {node.name: node for node in nodes}
             same = sorted(real) == sorted(tensor.name for tensor in promised) and all(
-                tensor.datatype == real[tensor.name][0]
-                and _agree(tensor.shape, real[tensor.name][1], either=kind == "outputs")
+                tensor.datatype == real[tensor.name].datatype
+                and _agree(tensor.shape, _sizes(real[tensor.name]), either=kind == "outputs")
                 for tensor in promised
             )
             if not same:
-                listed = "; ".join(f"{name} {datatype} {shape}" for name, (datatype, shape) in real.items())
+                listed = "; ".join(f"{node.name} {node.datatype} {_sizes(node)}" for node in nodes)
                 raise CannotStart(
-                    f"The {kind} in config.json are not those of {config.model}, which has: {listed}. One of the two "
+                    f"The {kind} in config.json are not those of {config.path}, which has: {listed}. One of the two "
                     "files is of another package: restore both."
                 )
 
-    def _first_probe(self, sample: Path) -> Job:
+    def _first_probe(self, sample: Path | None) -> Job:
         """The sample request where the package has one: not every model takes zeros in its smallest shape."""
         try:
-            if sample.exists():
+            if sample is not None:
                 probe = self.contract.decode(sample.read_bytes())
             else:
                 zeros = {
@@ -179,15 +164,16 @@ class Runner:
                     for tensor in self.contract.inputs.values()
                 }
                 probe = Job(None, zeros, list(self.contract.outputs), set())
-            self._run(probe)
+            for session in self._sessions:
+                session.run(probe.outputs, probe.feeds)
         except Exception as error:
-            source = sample.name if sample.exists() else "zeros"
+            source = sample.name if sample is not None else "zeros"
             raise CannotStart(f"The model fails its first inference, with {source} as input: {error}") from None
         return probe
 
 
-def _sizes(shape: Sequence[Any]) -> list[int]:
-    return [size if isinstance(size, int) else -1 for size in shape]
+def _sizes(node: Node) -> list[int]:
+    return [size if isinstance(size, int) else -1 for size in node.shape]
 
 
 def _agree(promised: Sequence[int], real: Sequence[int], either: bool) -> bool:

@@ -1,0 +1,174 @@
+"""The serving package in its own process: requests put together, and what that must not change."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.exporters.serving import (
+    MODEL,
+    Server,
+    serving,
+    with_model,
+    write_graph,
+    write_model,
+    write_package,
+)
+
+ALONE = {"inputs": MODEL["inputs"][:1], "outputs": MODEL["outputs"][:1], "instances": 1, "queue": 64}
+ROWS: NDArray[np.float32] = np.random.default_rng(3).normal(size=(8, 4)).astype(np.float32)
+
+
+def request(rows: NDArray[np.float32]) -> dict[str, Any]:
+    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}]}
+
+
+class Caller(threading.Thread):
+    """One request under way."""
+
+    def __init__(self, server: Server, body: dict[str, Any]) -> None:
+        super().__init__()
+        self._server, self._body = server, body
+        self.status, self.answer = 0, dict[str, Any]()
+        self.start()
+        time.sleep(0.03)  # so that they come in this order
+
+    def run(self) -> None:
+        self.status, self.answer = self._server.infer(self._body)
+
+    def result(self) -> NDArray[np.float32]:
+        self.join(20)
+        assert self.status == 200, self.answer
+        output = self.answer["outputs"][0]
+        return np.array(output["data"], np.float32).reshape(output["shape"])
+
+
+def batches(server: Server) -> tuple[float, float]:
+    """How many inferences there were, and of how many samples."""
+    metrics = server.metrics()
+    labels = "model=looper,version=3"
+    return metrics[f"workbench_batch_size_count,{labels}"], metrics[f"workbench_batch_size_sum,{labels}"]
+
+
+@pytest.fixture
+def slow(tmp_path: Path, steps_per_second: float) -> Path:
+    """A model that takes some third of a second."""
+    write_model(write_package(tmp_path / "package") / "model.onnx", int(0.3 * steps_per_second))
+    return tmp_path / "package"
+
+
+def configure(folder: Path, **changes: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(with_model(**ALONE, request_seconds=20, **changes)))
+    return folder
+
+
+def test_requests_gather_while_another_runs_and_are_answered_bit_by_bit_as_the_model_does(slow: Path) -> None:
+    session = ort.InferenceSession(slow / "model.onnx", providers=["CPUExecutionProvider"])
+    with serving(configure(slow, max_batch=4)) as server:
+        before = batches(server)
+        callers = [Caller(server, request(rows)) for rows in (ROWS[:1], ROWS[1:2], ROWS[2:4], ROWS[4:5], ROWS[5:6])]
+        results = [caller.result() for caller in callers]
+        after = batches(server)
+    # The first began alone; three filled a batch; the last did not fit into it.
+    assert (after[0] - before[0], after[1] - before[1]) == (3, 6)
+    for rows in (ROWS[:1], ROWS[1:5], ROWS[5:6]):
+        expected = session.run(["y"], {"x": rows})[0]
+        here = int(np.flatnonzero((rows[0] == ROWS).all(axis=1))[0])
+        np.testing.assert_array_equal(np.concatenate(results)[here : here + len(rows)], expected)
+
+
+def test_without_batches_each_runs_alone_on_its_instance(slow: Path) -> None:
+    with serving(configure(slow)) as server:
+        before = batches(server)
+        for caller in [Caller(server, request(ROWS[i : i + 2])) for i in range(3)]:
+            assert caller.result().shape == (2, 4)
+        after = batches(server)
+    assert (after[0] - before[0], after[1] - before[1]) == (3, 6)
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    write_model(write_package(tmp_path / "package") / "model.onnx", 2)
+    return configure(tmp_path / "package", max_batch=4, batch_wait_ms=5000)
+
+
+def test_a_caller_alone_never_waits_and_callers_in_step_wait_for_each_other(quick: Path) -> None:
+    with serving(quick) as server:
+        began = time.monotonic()
+        for _ in range(5):
+            assert server.infer(request(ROWS[:1]))[0] == 200
+        assert time.monotonic() - began < 3
+        assert server.infer(request(ROWS[:3]))[0] == 200  # three came at once, so three are waited for
+        before = batches(server)
+        for caller in [Caller(server, request(ROWS[i : i + 1])) for i in range(3)]:
+            caller.result()
+        after = batches(server)
+        assert (after[0] - before[0], after[1] - before[1]) == (1, 3)
+        assert time.monotonic() - began < 4
+
+
+def test_who_is_waited_for_in_vain_costs_the_wait_once(quick: Path) -> None:
+    configure(quick, max_batch=4, batch_wait_ms=300)
+    with serving(quick) as server:
+        server.infer(request(ROWS[:3]))
+        seconds = []
+        for _ in range(2):
+            began = time.monotonic()
+            assert server.infer(request(ROWS[:1]))[0] == 200
+            seconds.append(time.monotonic() - began)
+    assert 0.25 < seconds[0] < 1.5
+    assert seconds[1] < 0.2
+
+
+def test_the_values_of_one_do_not_fail_the_others(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "package")
+    ids, chosen = (
+        helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch"]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4]),
+    )
+    table = numpy_helper.from_array(ROWS, "table")
+    write_graph(folder / "model.onnx", [helper.make_node("Gather", ["table", "ids"], ["y"])], [ids], [chosen], [table])
+    inputs = [{"name": "ids", "datatype": "INT64", "shape": [-1]}]
+    config = with_model(**{**ALONE, "inputs": inputs}, references=[], max_batch=8, batch_wait_ms=5000)
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def pick(*ids: int) -> dict[str, Any]:
+        return {"inputs": [{"name": "ids", "datatype": "INT64", "shape": [len(ids)], "data": ids}]}
+
+    with serving(folder) as server:
+        assert server.infer(pick(0, 1, 2))[0] == 200
+        good, bad, other = (Caller(server, pick(n)) for n in (3, 99, 5))
+        np.testing.assert_array_equal(good.result(), ROWS[3:4])
+        np.testing.assert_array_equal(other.result(), ROWS[5:6])
+        bad.join(20)
+        assert (bad.status, "does not take these values" in bad.answer["error"]) == (400, True)
+
+
+def test_samples_that_change_each_other_are_not_put_together(tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "package")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y"))
+    nodes = [helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0]), helper.make_node("Sub", ["x", "mean"], ["y"])]
+    write_graph(folder / "model.onnx", nodes, [x], [y], [])
+    rows = request(ROWS[:2])
+    (folder / "sample.json").write_text(json.dumps(rows))
+    configure(folder, max_batch=4, batch_wait_ms=1000, sample="sample.json")
+    with serving(folder) as server:
+        assert "samples of a batch change each other's 'y'" in server.log[0]["message"]
+        for caller in [Caller(server, rows) for _ in range(3)]:
+            np.testing.assert_allclose(caller.result(), ROWS[:2] - ROWS[:2].mean(axis=0), rtol=1e-5)
+
+
+def test_a_model_without_a_batch_axis_is_not_put_together(package: Path, tmp_path: Path) -> None:
+    folder = write_package(tmp_path / "package", with_model(max_batch=4))
+    (folder / "model.onnx").write_bytes((package / "model.onnx").read_bytes())
+    with serving(folder) as server:
+        assert "the first axis of 'steps' is no batch" in server.log[0]["message"]

@@ -1,0 +1,142 @@
+"""Every number of a package follows from what was measured, and says from what."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.loads import load_of, point_of, sweep_of
+from tests.made import latency_of, near
+from workbench.backends import build_engine
+from workbench.comparison import Candidate, Row
+from workbench.dataset import Dataset
+from workbench.measure.sweep import SweepPoint
+from workbench.model import Model
+from workbench.serving_plan import Derived, Measurements, describe_plan, plan_serving
+
+# Mean latency rises from 4 ms; throughput ÷ latency is largest at 300 queries/s, and 500 cannot be kept up with.
+CURVE = (
+    load_of(100, 4.0, instances=2),
+    load_of(300, 5.0, instances=2, peak_memory_mb=120.0),
+    load_of(400, 9.0, instances=2),
+    load_of(500, 80.0, instances=2, kept_up=False),
+)
+SWEEP = sweep_of(
+    point_of(1, 250, 4.0),
+    point_of(1, 400, 5.0, instances=2),
+    point_of(4, 900, 8.0, instances=2),
+    point_of(8, 905, 18.0),
+    SweepPoint(16, 1, 1, "failed", "it hung"),
+)
+
+
+@pytest.fixture
+def candidate(tiny: Model) -> Candidate:
+    return Candidate("as it is", build_engine(tiny, options={"threads": 3}))
+
+
+def row_of(candidate: Candidate, ms: float, p99: float) -> Row:
+    return Row(candidate, latency_of(ms, p99=near(p99)), near(1), near(1), near(1))
+
+
+def test_the_division_of_the_cores_is_the_best_for_single_queries(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(None, CURVE, SWEEP))
+
+    assert (plan.threads.value, plan.instances.value) == (1, 2)
+    assert plan.threads.source == "the most throughput of 2 measured settings at batch 1"
+    assert (plan.cpu_cores.value, plan.cpu_cores.source) == (2, "2 × 1 threads")
+
+
+@pytest.mark.parametrize(
+    ("found", "threads", "instances", "source", "measured"),
+    [
+        (Measurements(None, CURVE), 1, 2, "what the load was measured with", True),
+        (Measurements(), 3, 1, "what the candidate was built with", False),
+    ],
+)
+def test_without_a_sweep_it_is_what_was_run(
+    candidate: Candidate, found: Measurements, threads: int, instances: int, source: str, measured: bool
+) -> None:
+    plan = plan_serving(candidate, found)
+
+    assert (plan.threads.value, plan.instances.value) == (threads, instances)
+    assert (plan.threads.source, plan.threads.measured) == (source, measured)
+
+
+def test_capacity_latency_and_memory_are_those_at_the_knee(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(row_of(candidate, 2.0, 3.0), CURVE, SWEEP))
+
+    assert plan.capacity == Derived(300, "queries/s", "the knee of 4 measured rates")
+    assert plan.rate_per_replica.value == pytest.approx(210)
+    assert "0.7 × 300 queries/s" in plan.rate_per_replica.source
+    assert (plan.p50_ms.value, plan.p99_ms.value) == (5, 5)
+    assert plan.p50_ms.source == "measured at the knee, 300 queries/s"
+    assert plan.alert_p99_ms.value == 15
+    assert plan.request_seconds.value == 1  # 20 × 5 ms is less
+    assert plan.queue.value == 300
+    assert plan.memory_mb == Derived(192, "MB", "1.5 × the peak of 120 MB")
+
+
+def test_the_longest_time_for_a_request_grows_with_the_latency(candidate: Candidate) -> None:
+    slow = Measurements(None, (load_of(2, 400.0), load_of(3, 900.0)))
+
+    assert plan_serving(candidate, slow).request_seconds.value == 8
+
+
+def test_batches_are_put_together_only_where_that_pays(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(None, CURVE, SWEEP))
+    assert (plan.max_batch.value, plan.max_batch.source) == (8, "2.26 × the throughput of batch 1 in the sweep")
+    assert (plan.batch_wait_ms.value, plan.batch_wait_ms.source) == (9, "0.5 × the 18 ms of such a batch")
+
+    flat = sweep_of(point_of(1, 400, 5.0), point_of(4, 408, 20.0))
+    plan = plan_serving(candidate, Measurements(None, CURVE, flat))
+    assert (plan.max_batch.value, plan.max_batch.source) == (1, "off: batches gain 2% at most")
+    assert plan.batch_wait_ms.value == 0
+
+
+def test_with_a_row_alone_the_rest_follows_from_one_caller(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(row_of(candidate, 4.0, 6.0)))
+
+    assert plan.capacity == Derived(250, "queries/s", "4 ms a query, one after the other")
+    assert (plan.p50_ms.value, plan.p99_ms.value, plan.alert_p99_ms.value) == (4, 6, 18)
+    assert plan.memory_mb.value == 128  # 1.5 × 50 MB, in steps of 64
+    assert (plan.max_batch.value, plan.max_batch.measured) == (1, False)
+
+
+def test_what_was_not_measured_is_said_to_be_usual(candidate: Candidate) -> None:
+    plan = plan_serving(candidate)
+
+    assert [name for name, number in plan.numbers.items() if number.measured] == ["batch_wait_ms"]  # off is off
+    assert plan.capacity.source == "not measured; a usual value"
+    assert plan.buckets_source == "not measured; usual ones"
+
+
+def test_the_buckets_tell_the_median_and_the_tail(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(None, CURVE))
+    bounds = np.array(plan.buckets_ms)
+
+    assert bounds[0] == 2.5
+    assert bounds[-1] >= 40
+    assert np.all(np.diff(bounds) > 0)
+    assert np.allclose(bounds[1:] / bounds[:-1], math.sqrt(2), rtol=0.01)
+
+
+def test_the_inputs_are_described_for_drift(candidate: Candidate) -> None:
+    samples = Dataset({"x": np.array([[0, 2, 4, 6], [2, 4, 6, 8]], np.float32)})
+    [found] = plan_serving(candidate, sample=samples).inputs
+
+    assert (found.name, found.mean, found.low, found.high, found.samples) == ("x", 4, 0, 8, 2)
+    assert found.deviation == pytest.approx(math.sqrt(6))
+    assert found.sample_deviation == pytest.approx(1)
+
+
+def test_the_table_names_every_number_with_its_source(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(None, CURVE, SWEEP))
+    rows = {name: (value, source) for name, value, source in describe_plan(plan)}
+
+    assert rows["capacity"] == ("300 queries/s", "the knee of 4 measured rates")
+    assert len(rows) == len(plan.numbers) + 1
+    assert all(source for _, source in rows.values())
+    assert str(plan.queue) == "300 requests (1 s of 300 queries/s)"

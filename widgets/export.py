@@ -22,7 +22,6 @@ from workbench.plugins import find_plugin, list_plugins
 from workbench.report import format_size
 from workbench.trial import Trial, try_package
 
-
 _USUAL = "server"  # offered first
 
 

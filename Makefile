@@ -21,7 +21,7 @@ test: .venv/frameworks browser ## every test, browser tests included
 	pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 test-heavy: .venv/frameworks ## trainings, searches and lessons that take long
-	pytest -m heavy -n auto --maxprocesses 4
+	pytest -m heavy -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 test-serving: .venv/frameworks ## packages under real Triton, Prometheus, Alertmanager and kubectl, fetched first
 	pytest -m serving -n 0 tests/exporters tests/serving

@@ -211,6 +211,8 @@ class Graph(Static):
             self.other_view.clear()
             self.nodes.query = ""
             self.nodes.show(NODE_COLUMNS, node_rows(self._summary))
+            if self.selected_node in {node.name for node in self._summary.nodes}:
+                self._go(self.selected_node)
             self.operators.show(OPERATOR_COLUMNS, operator_rows(self._summary))
             text = f"{facts_line(self._summary)} · {format_size(model.size_bytes / 1e6)} on disk"
         warning = _markup.warning(self.warning) if self.warning and model == self.model else ""
@@ -252,7 +254,7 @@ class Graph(Static):
     def _pick(self, view: NetronView, side: str) -> None:
         """The page selected a node: its row, or its change, follows."""
         name = view.selected[0].get("name", "") if view.selected else ""
-        if view is self.view:
+        if view is self.view and name:  # a page that loads another graph says that nothing is selected
             self.selected_node = name
         if self._diff is not None:
             changes = enumerate(self._diff.changes, 1)

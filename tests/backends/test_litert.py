@@ -155,6 +155,7 @@ def test_a_file_that_computes_something_else_is_refused(made: Made, tmp_path: Pa
         build_engine(other, "litert")
 
 
+@pytest.mark.heavy
 def test_names_order_and_layout_are_those_of_the_model(tmp_path: Path) -> None:
     """Of a batch that is fixed and looks like pictures, for which onnx2tf would fetch some; an input is not read."""
     nodes = [
@@ -177,6 +178,7 @@ def test_names_order_and_layout_are_those_of_the_model(tmp_path: Path) -> None:
     np.testing.assert_array_equal(outputs["again"], b - a)
 
 
+@pytest.mark.heavy
 def test_what_onnx2tf_cannot_convert_is_reported_in_words(tmp_path: Path, shared: Workspace) -> None:
     """Nothing half-made stays."""
     nodes = [helper.make_node("Det", ["x"], ["y"], "volume")]

@@ -23,6 +23,7 @@ app
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("theme", themes("dark"))
 @pytest.mark.parametrize("open_notebook", ["voila", *(["lab"] if SCREENSHOTS else [])], indirect=True)
 def test_from_a_model_to_the_layers_of_its_engine(
@@ -60,10 +61,11 @@ def test_from_a_model_to_the_layers_of_its_engine(
     expect(chosen).to_contain_text("widen/conv")
     _take_pictures(user)
     rows.filter(has_text="top/conv").first.click()
+    expect(chosen).to_contain_text("top/conv")
 
     user.go_to("Inspect")
     user.field("Show").select_option("quantize static")
-    expect(page.locator(".wb-rows:visible tr[aria-selected=true]").first).to_contain_text("top/conv")
+    expect(page.locator(".wb-rows:visible tr[aria-selected=true]").first).to_contain_text("top/conv", timeout=SLOW)
     assert [address for address in requests_elsewhere if "fontawesome" not in address] == []
 
 

@@ -27,6 +27,7 @@ app
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("theme", themes("dark"))
 @pytest.mark.parametrize("open_notebook", ["voila", *(["lab"] if SCREENSHOTS else [])], indirect=True)
 def test_layers_are_kept_in_float_and_a_cancelled_student_keeps_its_best_epoch(

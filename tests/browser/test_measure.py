@@ -26,6 +26,7 @@ app
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("theme", themes("dark"))
 @pytest.mark.parametrize("open_notebook", ["voila", *(["lab"] if SCREENSHOTS else [])], indirect=True)
 def test_from_a_slow_candidate_to_its_remedy(

@@ -111,6 +111,7 @@ def test_callers_may_share_one_runner(digits: Model, callers: str, threads: int,
     assert stats.placement.keys() == {"CPUExecutionProvider"}
 
 
+@pytest.mark.heavy
 def test_callers_with_runners_of_their_own_take_more_memory_than_those_that_share(
     tmp_path: Path,
 ) -> None:

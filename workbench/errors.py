@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+TRUST = "trust=True (--trust on the command line, the checkbox in the panel)"  # how a file is said to be the user's own
+
 
 class WorkbenchError(Exception):
     """Base of every error that a user can mend.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from workbench.archive import check_archive
 from workbench.errors import ModelError
 from workbench.importers import load_model
-from workbench.importers._archive import check_archive
 from workbench.importers.pytorch import Options, open_source
 
 torch = pytest.importorskip("torch")

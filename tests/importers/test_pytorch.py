@@ -16,9 +16,9 @@ from workbench.errors import ConversionError, ModelError
 from workbench.importers import load_model
 from workbench.importers._verify import run_onnx, verify
 from workbench.importers.pytorch import Options, open_object, open_source
-from workbench.importers.pytorch.files import call_factory
 from workbench.jobs import silent
 from workbench.model import Model, read_model
+from workbench.torch_files import call_factory
 from workbench.workspace import Workspace
 
 torch = pytest.importorskip("torch")

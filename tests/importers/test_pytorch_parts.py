@@ -11,8 +11,8 @@ import pytest
 from workbench.dataset import Dataset
 from workbench.errors import DatasetError, ModelError, OptionsError
 from workbench.importers.pytorch import Options, open_source
-from workbench.importers.pytorch.files import call_factory, describe_weights, load_weights
 from workbench.importers.pytorch.inputs import InputText, make_call, parse_input
+from workbench.torch_files import call_factory, describe_weights, load_weights
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import shutil
 import sys
 import warnings
@@ -14,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from workbench.engine import Engine
 from workbench.errors import MissingDependencyError, ModelError, OptionsError, ProviderError
-from workbench.functions import find_function, first_sentence
 from workbench.graph_module import make_inference_module
 from workbench.model_file import read_whole
+from workbench.torch_files import call_factory, kind_of, load_weights, read_content, require_trust
 from workbench.workspace import Workspace, fingerprint
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def open_module(engine: Engine) -> torch.nn.Module:
     if not options["factory"]:
         proto = read_whole(engine.model.path)
         return make_inference_module(proto, engine.model.name, device=device, channels_last=channels_last)
-    module = _build(options["factory"])
+    module = call_factory(options["factory"], "")
     if options["weights"]:
         _load(module, Path(options["weights"]).expanduser())
     if channels_last:
@@ -142,53 +141,10 @@ def require_compiler() -> None:
         )
 
 
-def _build(factory: str) -> torch.nn.Module:
-    import torch
-
-    function = find_function(factory, "factory")
-    try:
-        module = function()
-    except Exception as error:
-        raise OptionsError(
-            f"The factory {factory} fails: {type(error).__name__}: {first_sentence(error)}.",
-            "It is called without arguments; mend it, or name another function.",
-        ) from None
-    if not isinstance(module, torch.nn.Module):
-        raise OptionsError(
-            f"The factory {factory} gives a {type(module).__name__}, not a torch.nn.Module.",
-            "Name the function or class that builds the module.",
-        )
-    return module
-
-
 def _load(module: torch.nn.Module, path: Path) -> None:
-    """Reads a state_dict without running anything in its file, and puts it into the module."""
-    import torch
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            weights: Any = load_file(path)
-        else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise OptionsError(f"`weights` names {path}, which does not exist.", "Name a state_dict file.") from None
-    except pickle.UnpicklingError:
-        raise ModelError(
-            f"{path} holds more than tensors, which only running code from the file could restore.",
-            "Save it again with torch.save(model.state_dict(), path).",
-        ) from None
-    except Exception as error:  # bytes that are not what they should be raise anything
-        raise ModelError(
-            f"{path} cannot be read as weights ({first_sentence(error)}).",
-            "Save it again with torch.save(model.state_dict(), path), and compare sizes if it was copied.",
-        ) from None
-    try:
-        module.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise ModelError(
-            f"The weights in {path} are not those of {type(module).__name__}: {reason}.",
-            "Give the state_dict of the module that the factory builds.",
-        ) from None
+    """Puts the weights of a file into the module, without running anything in the file."""
+    if not path.is_file():
+        raise OptionsError(f"`weights` names {path}, which does not exist.", "Name a state_dict file.")
+    kind = kind_of(path)
+    require_trust(path, kind, trust=False)
+    load_weights(module, path, read_content(path, kind, trust=False))

@@ -14,8 +14,6 @@ from workbench.engine import Tensors
 from workbench.jobs import Progress
 from workbench.options import option
 
-TRUST = "trust=True (--trust on the command line, the checkbox in the panel)"
-
 
 @dataclass(frozen=True)
 class ConversionOptions:

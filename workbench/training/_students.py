@@ -73,7 +73,7 @@ class FactorySource:
 
     def open(self, teacher: Model, example: Dataset, training: Dataset) -> Student:
         """See `StudentSource`."""
-        from workbench.importers.pytorch.files import call_factory
+        from workbench.torch_files import call_factory
 
         return TorchStudent(call_factory(self.factory, ""), teacher, example, self.factory)
 

@@ -159,7 +159,7 @@ class PrunedSource:
 
     def load(self) -> torch.nn.Module:
         """The whole module."""
-        from workbench.importers.pytorch.files import call_factory, kind_of, load_weights, read_content
+        from workbench.torch_files import call_factory, kind_of, load_weights, read_content
 
         if not self._is_file:
             return call_factory(self.source, self.options.arguments)

@@ -11,8 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from workbench.errors import ModelError
-from workbench.importers._source import TRUST
+from workbench.errors import TRUST, ModelError
 from workbench.importers._tensorflow.words import listed
 from workbench.model_file import shown
 

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from workbench.errors import ModelError
-from workbench.importers._archive import check_archive
-from workbench.importers._source import TRUST
+from workbench.archive import check_archive
+from workbench.errors import TRUST, ModelError
 from workbench.importers._tensorflow.words import listed, reason_of
 from workbench.model_file import shown
 

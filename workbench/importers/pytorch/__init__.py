@@ -13,7 +13,9 @@ from workbench.dataset import Dataset
 from workbench.errors import ConversionError, ModelError
 from workbench.importers._source import ConversionOptions, Source
 from workbench.importers.pytorch.export import ModuleSource
-from workbench.importers.pytorch.files import (
+from workbench.importers.pytorch.inputs import EXAMPLE, make_call
+from workbench.options import option
+from workbench.torch_files import (
     call_factory,
     describe_weights,
     kind_of,
@@ -21,8 +23,6 @@ from workbench.importers.pytorch.files import (
     read_content,
     require_trust,
 )
-from workbench.importers.pytorch.inputs import EXAMPLE, make_call
-from workbench.options import option
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from workbench.errors import ModelError, OptionsError
+from workbench.archive import check_archive
+from workbench.errors import TRUST, ModelError, OptionsError
 from workbench.functions import find_function, first_sentence
-from workbench.importers._archive import check_archive
-from workbench.importers._source import TRUST
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +93,7 @@ def read_content(path: Path, kind: Kind, trust: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        foreign = re.search(r"(?:Unsupported (?:global|class|operand)[^`]*?GLOBAL |global )`?([\w.]+)", str(error))
+        foreign = re.search(r"(?:Unsupported (?:class|operand)[^`]*?GLOBAL |global )`?([\w.]+)", str(error), re.IGNORECASE)
         if not trust and foreign:
             raise ModelError(
                 f"{path} holds more than tensors: {foreign[1]}, which only running code from the file can restore.",

@@ -6,13 +6,12 @@ import html
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from workbench.artifact import MANIFEST, Manifest, read_manifest
+from workbench.artifact import Manifest, find_manifest
 from workbench.engine import BuildCheck, Engine
-from workbench.engine_report import MARKS
+from workbench.engine_report import MARKS, phases_text
 from workbench.graph import GraphSummary
 from workbench.report import format_bytes, format_seconds
 
-_LEAST_SECONDS = 0.05  # of a phase that is named
 _ORDER = {"refused": 0, "doubt": 1, "ok": 2}
 
 
@@ -47,11 +46,6 @@ def checks_html(precision: str, checks: Sequence[BuildCheck]) -> str:
     return f'<table class="wb-facts wb-before">{"".join(rows)}</table>'
 
 
-def manifest_of(engine: Engine) -> Manifest | None:
-    """How an engine was built; None for what is compiled when it is opened."""
-    return read_manifest(engine.path.parent) if (engine.path.parent / MANIFEST).is_file() else None
-
-
 def engine_html(engine: Engine, *, found: bool) -> str:
     """What came of a build.
 
@@ -59,7 +53,7 @@ def engine_html(engine: Engine, *, found: bool) -> str:
         engine: The engine.
         found: Whether an earlier run had built it.
     """
-    manifest = manifest_of(engine)
+    manifest = find_manifest(engine)
     versions = ", ".join(f"{name} {number}" for name, number in engine.versions.items())
     if manifest is None:
         rows = {
@@ -68,8 +62,7 @@ def engine_html(engine: Engine, *, found: bool) -> str:
             "Versions": html.escape(versions),
         }
         return _facts(rows)
-    told = {name: spent for name, spent in manifest.phases.items() if spent >= _LEAST_SECONDS}
-    phases = ", ".join(f"{name[:1].lower()}{name[1:]} {format_seconds(spent)}" for name, spent in told.items())
+    phases = phases_text(manifest)
     took = f"{format_seconds(manifest.seconds)}{f' ({phases})' if phases else ''}"
     before = f"found in the workspace, built {manifest.made[:16].replace('T', ' ')} UTC" if found else ""
     rows = {
@@ -86,7 +79,7 @@ def engine_html(engine: Engine, *, found: bool) -> str:
 
 def engine_name(variant: str, engine: Engine, others: Iterable[tuple[str, Engine]]) -> str:
     """A name that no other engine has: the variant, the backend and the target, numbered where only options differ."""
-    name = " · ".join(filter(None, (variant, engine.backend, "" if manifest_of(engine) is None else engine.device)))
+    name = " · ".join(filter(None, (variant, engine.backend, "" if find_manifest(engine) is None else engine.device)))
     taken = {other for other, each in others if each != engine}
     if name not in taken:
         return name

@@ -13,11 +13,12 @@ import yaml
 
 from widgets import _markup
 from widgets._backends import backend_form
-from widgets._build_facts import checks_html, engine_html, engine_name, manifest_of, precision_line
+from widgets._build_facts import checks_html, engine_html, engine_name, precision_line
 from widgets._build_log import LogView
 from widgets._form import FIELD_WIDTH, LABEL_STYLE, OptionsForm
 from widgets._latest import Latest
 from widgets._panel import Panel, Work
+from workbench.artifact import find_manifest
 from workbench.backends import build_engine, check_build
 from workbench.comparison import ORIGINAL
 from workbench.engine import BuildCheck, Engine
@@ -106,7 +107,7 @@ class Build(Panel):
                 engine = build_engine(model, backend, options, progress=report, log=self.log_view.say)
             finally:
                 self.log_view.flush(force=True)
-            found = manifest_of(engine) is not None and engine.path.stat().st_mtime < begun
+            found = find_manifest(engine) is not None and engine.path.stat().st_mtime < begun
             return name, engine, found
 
         return work

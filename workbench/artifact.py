@@ -162,6 +162,16 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def find_manifest(engine: Engine) -> Manifest | None:
+    """What an engine's file says of itself; None for an engine that is compiled when it is opened.
+
+    Raises:
+        EngineError: The manifest cannot be read.
+    """
+    folder = engine.path.parent
+    return read_manifest(folder) if (folder / MANIFEST).is_file() else None
+
+
 def check_file(engine: Engine) -> None:
     """Checks that an engine's file is the one that was built.
 

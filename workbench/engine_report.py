@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.artifact import MANIFEST, read_manifest
+from workbench.artifact import Manifest, find_manifest
 from workbench.engine import BuildCheck, Engine
 from workbench.options import to_builtins
 from workbench.plugins import find_plugin
@@ -32,14 +32,19 @@ def engine_text(engine: Engine) -> str:
     lines = [f"{engine.model.name} on {engine.backend}, for {engine.device} ({versions})"]
     usual = to_builtins(find_plugin("backends", engine.backend).Options())
     lines += [f"  {name}: {_plain(value)}" for name, value in engine.options.items() if value != usual.get(name)]
-    if not (engine.path.parent / MANIFEST).is_file():
+    manifest = find_manifest(engine)
+    if manifest is None:
         return "\n".join([*lines, f"compiled when it is opened; the model: {engine.path}"])
-    manifest = read_manifest(engine.path.parent)
     lines.append(f"{format_size(manifest.size_bytes / 1e6)}, built in {format_seconds(manifest.seconds)}")
-    phases = [f"{name} {format_seconds(took)}" for name, took in manifest.phases.items() if took >= _SHORTEST]
-    if phases:
-        lines.append(f"phases: {', '.join(phases)}")
+    if phases := phases_text(manifest):
+        lines.append(f"phases: {phases}")
     return "\n".join([*lines, *manifest.notes, f"file: {engine.path}"])
+
+
+def phases_text(manifest: Manifest) -> str:
+    """What the time of a build went into; empty where the backend does not tell, or nothing took long."""
+    told = {name: spent for name, spent in manifest.phases.items() if spent >= _SHORTEST}
+    return ", ".join(f"{name[:1].lower()}{name[1:]} {format_seconds(spent)}" for name, spent in told.items())
 
 
 def rebuilds_text(builds: Sequence[Rebuild]) -> str:

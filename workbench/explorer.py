@@ -11,7 +11,7 @@ from workbench import jobs
 from workbench._engine_diff import EngineDiff as EngineDiff
 from workbench._engine_diff import LayerChange as LayerChange
 from workbench._engine_diff import diff_layers
-from workbench.artifact import MANIFEST, Manifest, read_manifest
+from workbench.artifact import Manifest, find_manifest
 from workbench.backends import engine_key
 from workbench.engine import Engine, Layers
 from workbench.errors import EngineError
@@ -127,7 +127,6 @@ def explore_engine(
         profile = LayerProfile(engine.model.name, engine.backend, entries, None, None, None, 0, batch, told.caveats)
     names = layer_names(profile)
     placed = {name for entry in profile.layers for name in entry.nodes}
-    has_manifest = (engine.path.parent / MANIFEST).is_file()
     return EngineView(
         model=engine.model.name,
         backend=engine.backend,
@@ -136,7 +135,7 @@ def explore_engine(
         names=names,
         unplaced=tuple(n.name for n in graph.nodes if n.name not in placed and n.operator != "Constant"),
         memory=told.memory,
-        manifest=read_manifest(engine.path.parent) if has_manifest else None,
+        manifest=find_manifest(engine),
         issues=lint(Subject(engine, graph, profile, names)),
     )
 

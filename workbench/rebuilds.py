@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import jobs
-from workbench.artifact import MANIFEST, Manifest, read_manifest
+from workbench.artifact import Manifest, find_manifest
 from workbench.backends import build_engine
 from workbench.dataset import Dataset
 from workbench.engine import BuildLog, Engine, unheard
@@ -68,25 +68,28 @@ def rebuild_engine(
     """
     root = (workspace or Workspace()).root / "rebuilds"
     engines: list[Engine] = []
+    manifests: list[Manifest] = []
     for number in range(times):
         report = part_of(progress, 0.8 * number / times, 0.8 * (number + 1) / times, f"build {number + 1}: ")
         place = root / f"{fingerprint({'model': model.sha256, 'backend': backend})}-{number}"
         engine: Engine = jobs.run_watched(_build, place, model, backend, options, progress=report, watch=log)
-        if not (engine.path.parent / MANIFEST).is_file():
+        manifest = find_manifest(engine)
+        if manifest is None:
             raise EngineError(
                 f"{backend} compiles {model.name} when it opens it: there are no builds to compare.",
                 "Compare candidates of this backend by their latency instead.",
             )
         engines.append(engine)
+        manifests.append(manifest)
     plugin = find_plugin("backends", backend)
     tells = hasattr(plugin, "optimized")
-    diffs = [compare_engines(engines[0], engine) if tells else None for engine in engines]
+    diffs = [compare_engines(engines[0], engine, workspace=workspace) if tells else None for engine in engines]
     stats: list[LatencyStats | None] = [None] * times
-    if plugin.devices():
+    if engines[0].device in plugin.devices():
         stats = [*measure_latency(engines, dataset=dataset, progress=part_of(progress, 0.8, 1.0))]
     return tuple(
-        Rebuild(engine, read_manifest(engine.path.parent), diff, each)
-        for engine, diff, each in zip(engines, diffs, stats, strict=True)
+        Rebuild(engine, manifest, diff, each)
+        for engine, manifest, diff, each in zip(engines, manifests, diffs, stats, strict=True)
     )
 
 

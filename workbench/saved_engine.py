@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from workbench.artifact import MANIFEST, Manifest, Misfit, check_file, read_manifest
+from workbench.artifact import Manifest, Misfit, check_file, find_manifest, read_manifest
 from workbench.backends import build_engine
 from workbench.engine import BuildLog, Engine, unheard
 from workbench.errors import EngineError
@@ -51,8 +51,7 @@ def save_engine(engine: Engine, directory: str | Path) -> Path:
         WorkspaceError: The place cannot be written.
     """
     directory = Path(directory).expanduser().absolute()
-    source = engine.path.parent
-    if not (source / MANIFEST).is_file():
+    if find_manifest(engine) is None:
         raise EngineError(
             f"{engine.backend} compiles {engine.model.name} when it opens it: there is no engine file to save.",
             "Save the model instead: save_model(engine.model, path).",
@@ -61,7 +60,7 @@ def save_engine(engine: Engine, directory: str | Path) -> Path:
     if directory.exists():
         raise EngineError(f"{directory} exists already, and nothing is overwritten.", "Choose another folder.")
     with new_directory(directory) as folder:
-        for path in source.iterdir():
+        for path in engine.path.parent.iterdir():
             if path.name != _OURS:
                 with writing(folder):
                     shutil.copyfile(path, folder / path.name)

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from workbench.comparison import Candidate, Row
 from workbench.dataset import Dataset
+from workbench.input_ranges import InputRange, input_ranges
 from workbench.measure.load import LoadStats, knee
 from workbench.measure.sweep import Sweep
 
@@ -42,29 +41,6 @@ class Derived:
 
     def __str__(self) -> str:
         return f"{self.value:g}{f' {self.unit}' if self.unit else ''} ({self.source})"
-
-
-@dataclass(frozen=True)
-class InputRange:
-    """How an input was distributed in the samples: what its drift is told by.
-
-    Attributes:
-        name: The input.
-        mean: Mean of all its values.
-        deviation: Their standard deviation.
-        sample_deviation: Standard deviation of the samples' own means.
-        low: Smallest value.
-        high: Largest value.
-        samples: How many samples.
-    """
-
-    name: str
-    mean: float
-    deviation: float
-    sample_deviation: float
-    low: float
-    high: float
-    samples: int
 
 
 @dataclass(frozen=True)
@@ -180,33 +156,12 @@ def plan_serving(
             p99.measured,
         ),
         alert_error_ratio=Derived(_ERRORS, "", "a usual budget: one request in a hundred", measured=False),
-        cpu_cores=_cores(threads, instances, at_knee),
+        cpu_cores=_cores(threads, instances),
         memory_mb=_memory(candidate, found, at_knee),
         buckets_ms=buckets,
         buckets_source=buckets_source,
         inputs=input_ranges(sample) if sample is not None else (),
     )
-
-
-def input_ranges(sample: Dataset) -> tuple[InputRange, ...]:
-    """How each numeric input of some samples is distributed."""
-    ranges = []
-    for name, array in sample.inputs.items():
-        if array.dtype.kind in "fiub" and array.size:
-            values = np.asarray(array, np.float64)
-            means = values.reshape(len(values), -1).mean(axis=1)
-            ranges.append(
-                InputRange(
-                    name,
-                    float(values.mean()),
-                    float(values.std()),
-                    float(means.std()),
-                    float(values.min()),
-                    float(values.max()),
-                    len(values),
-                )
-            )
-    return tuple(ranges)
 
 
 def _concurrency(candidate: Candidate, found: Measurements) -> tuple[Derived, Derived]:
@@ -270,7 +225,7 @@ def _batching(found: Measurements, p50: Derived) -> tuple[Derived, Derived]:
     )
 
 
-def _cores(threads: Derived, instances: Derived, at_knee: LoadStats | None) -> Derived:
+def _cores(threads: Derived, instances: Derived) -> Derived:
     count = threads.value * instances.value
     return Derived(count, "cores", f"{instances.value:g} × {threads.value:g} threads", threads.measured)
 

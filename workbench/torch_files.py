@@ -93,7 +93,8 @@ def read_content(path: Path, kind: Kind, trust: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        foreign = re.search(r"(?:Unsupported (?:class|operand)[^`]*?GLOBAL |global )`?([\w.]+)", str(error), re.IGNORECASE)
+        named = r"(?:Unsupported (?:class|operand)[^`]*?GLOBAL |global )`?([\w.]+)"
+        foreign = re.search(named, str(error), re.IGNORECASE)
         if not trust and foreign:
             raise ModelError(
                 f"{path} holds more than tensors: {foreign[1]}, which only running code from the file can restore.",

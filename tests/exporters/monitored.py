@@ -11,7 +11,8 @@ from workbench.backends import build_engine
 from workbench.comparison import Candidate
 from workbench.exporters import Contents, monitoring
 from workbench.importers import load_model
-from workbench.serving_plan import Derived, InputRange, ServingPlan
+from workbench.input_ranges import InputRange
+from workbench.serving_plan import Derived, ServingPlan
 
 INPUT = InputRange("image", mean=0.3, deviation=0.4, sample_deviation=0.05, low=0.0, high=1.0, samples=697)
 PLAN = ServingPlan(

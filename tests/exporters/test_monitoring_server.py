@@ -19,7 +19,8 @@ from tests.exporters.monitored import PLAN, export_for
 from tests.exporters.serving import INFER, Server, X, serving, with_model, write_model, write_package
 from tests.serving.prometheus import Prometheus, Webhook, free_address, get_programs, watching, webhook
 from workbench.exporters.monitoring.rules import FAILED, P50, RATE
-from workbench.serving_plan import Derived, InputRange
+from workbench.input_ranges import InputRange
+from workbench.serving_plan import Derived
 
 pytestmark = pytest.mark.serving
 

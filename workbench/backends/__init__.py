@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workbench import jobs
-from workbench.artifact import MANIFEST, read_manifest
+from workbench.artifact import find_manifest
 from workbench.dataset import Dataset
 from workbench.engine import BuildCheck, BuildLog, Engine, Runner, unheard
 from workbench.jobs import Progress, silent
@@ -147,8 +147,8 @@ def engine_key(engine: Engine) -> dict[str, Any]:
         "device": engine.device,
         "versions": dict(engine.versions),
     }
-    if (engine.path.parent / MANIFEST).is_file():
-        key["file"] = read_manifest(engine.path.parent).sha256  # builds of the same can differ
+    if manifest := find_manifest(engine):
+        key["file"] = manifest.sha256  # builds of the same can differ
     return key
 
 

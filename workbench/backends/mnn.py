@@ -137,7 +137,7 @@ def _fault(model: Model) -> tuple[str, str] | None:
     if foreign := foreign_tensors(model):
         return f"{model.name} has {', '.join(foreign)}, a type that {name} cannot be given.", "Use another backend."
     operators = {node.op_type for node in read_skeleton(model.path).graph.node}
-    if quantizing := sorted(name for name in operators if is_quantizing(name) or name == "DequantizeLinear"):
+    if quantizing := sorted(name for name in operators if is_quantizing(name)):
         return (
             f"{model.name} is quantized ({', '.join(quantizing)}), on which the converter of {name} breaks, or makes "
             "something else of it.",

@@ -66,8 +66,8 @@ class Options:
     cache: Annotated[
         bool,
         option(
-            "Keep what was compiled in the workspace, on as much disk as the model takes: a BERT in INT8 opened in "
-            "0.4 s in place of 1.9, float models no faster.",
+            "Keep what was compiled in the workspace, on as much disk as the model takes: big quantized models open "
+            "faster.",
             advanced=True,
         ),
     ] = False

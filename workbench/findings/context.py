@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from workbench.comparison import Row
 from workbench.dataset import Dataset
-from workbench.graph import GraphSummary, NodeSummary
+from workbench.graph import GraphSummary
 from workbench.jobs import Progress, silent
 from workbench.measure.profile import LayerProfile, ProfiledLayer
 from workbench.workspace import Workspace
@@ -73,25 +73,6 @@ class Context:
         return self.row.latency.batch
 
     @cached_property
-    def nodes(self) -> Mapping[str, NodeSummary]:
-        """The nodes of the candidate's graph by name."""
-        return {node.name: node for node in self.graph.nodes}
-
-    @cached_property
-    def producers(self) -> Mapping[str, NodeSummary]:
-        """The node that makes each tensor of the candidate's graph."""
-        return {spec.name: node for node in self.graph.nodes for spec in node.outputs}
-
-    @cached_property
-    def readers(self) -> Mapping[str, Sequence[NodeSummary]]:
-        """The nodes that read each tensor of the candidate's graph."""
-        found: dict[str, list[NodeSummary]] = {}
-        for node in self.graph.nodes:
-            for name in node.inputs:
-                found.setdefault(name, []).append(node)
-        return found
-
-    @cached_property
     def total_ms(self) -> float:
         """Time of one inference that the layers share, ms; 0 where nothing was measured."""
         return (self.profile.sum_ms or 0.0) * self._scale
@@ -112,7 +93,7 @@ class Context:
 
     def macs_of(self, layer: ProfiledLayer) -> int:
         """Multiply-accumulates of a layer; 0 for what does not multiply."""
-        return sum(self.nodes[name].macs or 0 for name in layer.nodes if name in self.nodes)
+        return sum(self.graph.by_name[name].macs or 0 for name in layer.nodes if name in self.graph.by_name)
 
     def share_of(self, milliseconds: float) -> float:
         """A time as a share of all layers'."""

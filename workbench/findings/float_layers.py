@@ -38,5 +38,5 @@ def _is_left(context: Context, entry: ProfiledLayer) -> bool:
     """Whether a layer computes in float and no Q/DQ nodes say that it need not."""
     if entry.layer.kind != "compute" or not is_float(entry.layer.precision):
         return False
-    main = context.nodes.get(entry.nodes[0]) if entry.nodes else None
+    main = context.graph.by_name.get(entry.nodes[0]) if entry.nodes else None
     return main is None or not is_integer(main.precision)

@@ -83,4 +83,6 @@ def find(context: Context) -> Iterator[Finding]:
 
 def _was_meant(context: Context, entry: ProfiledLayer) -> bool:
     """Whether the graph says integers: all that the product reads is dequantized."""
-    return any(is_integer(context.nodes[name].precision) for name in entry.nodes if context.nodes[name].macs)
+    return any(
+        is_integer(context.graph.by_name[name].precision) for name in entry.nodes if context.graph.by_name[name].macs
+    )

@@ -78,10 +78,12 @@ def _describe(entry: Transition) -> str:
 
 def _bytes(context: Context, entry: ProfiledLayer) -> int:
     """Size of what the last node of a layer writes."""
-    inside = {name for node in entry.nodes if node in context.nodes for name in context.nodes[node].inputs}
+    inside = {
+        name for node in entry.nodes if node in context.graph.by_name for name in context.graph.by_name[node].inputs
+    }
     last = [
-        context.nodes[name].activation_bytes or 0
+        context.graph.by_name[name].activation_bytes or 0
         for name in entry.nodes
-        if name in context.nodes and not inside & {spec.name for spec in context.nodes[name].outputs}
+        if name in context.graph.by_name and not inside & {spec.name for spec in context.graph.by_name[name].outputs}
     ]
     return sum(last)

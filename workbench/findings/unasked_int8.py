@@ -35,7 +35,7 @@ def find(context: Context) -> Iterator[Finding]:
 
 
 def _is_unasked(context: Context, entry: ProfiledLayer) -> bool:
-    main = context.nodes.get(entry.nodes[0]) if entry.nodes else None
+    main = context.graph.by_name.get(entry.nodes[0]) if entry.nodes else None
     if main is None or not main.macs:
         return False
     return is_float(main.precision) and is_integer(entry.layer.precision)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from workbench.graph.cost import count_macs
@@ -99,6 +100,25 @@ class GraphSummary:
     peak_activation_bytes: int | None
     unknown_shapes: int
     axes: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, NodeSummary]:
+        """The nodes by name."""
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def producers(self) -> Mapping[str, NodeSummary]:
+        """The node that makes each tensor."""
+        return {spec.name: node for node in self.nodes for spec in node.outputs}
+
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[NodeSummary]]:
+        """The nodes that read each tensor."""
+        found: dict[str, list[NodeSummary]] = {}
+        for node in self.nodes:
+            for name in node.inputs:
+                found.setdefault(name, []).append(node)
+        return found
 
 
 def summarize_graph(model: Model, *, batch: int = 1, axes: Mapping[str, int] | None = None) -> GraphSummary:

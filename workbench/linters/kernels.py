@@ -108,7 +108,7 @@ def _channels(subject: Subject) -> dict[str, _Channels]:
     known = infer_tensors(proto, subject.engine.model, subject.profile.batch)
     found = {}
     for node in proto.graph.node:
-        summary = subject.nodes.get(node.name)
+        summary = subject.graph.by_name.get(node.name)
         if node.op_type not in ("Conv", "Gemm", "MatMul") or summary is None or not summary.parameters:
             continue
         spec = known.get(node.input[1])

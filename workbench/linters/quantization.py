@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from workbench.findings.unfused_qdq import is_between
 from workbench.findings.words import are, count_of, name_some
 from workbench.graph import NodeSummary
+from workbench.graph.quantized import is_between
 from workbench.linters.subject import EngineIssue, Subject, bare, is_float, is_product, is_quantized
 
 _RULES = {
@@ -86,7 +86,7 @@ def unfused_qdq(subject: Subject) -> Iterator[EngineIssue]:
     places = [
         place
         for place, entry in enumerate(subject.profile.layers)
-        if entry.layer.kind == "quantize" and any(is_between(subject, name) for name in entry.nodes)
+        if entry.layer.kind == "quantize" and any(is_between(subject.graph, name) for name in entry.nodes)
     ]
     if not places:
         return
@@ -107,7 +107,7 @@ def _is_quantized_again(subject: Subject, node: NodeSummary) -> bool:
     waiting = [node]
     while waiting:
         for spec in waiting.pop().outputs:
-            for reader in subject.readers.get(spec.name, ()):
+            for reader in subject.graph.readers.get(spec.name, ()):
                 if bare(reader.operator) == "QuantizeLinear":
                     return True
                 if not is_product(reader):

@@ -54,30 +54,13 @@ class Subject:
     names: tuple[str, ...]
 
     @cached_property
-    def nodes(self) -> Mapping[str, NodeSummary]:
-        """The nodes of the graph by name."""
-        return {node.name: node for node in self.graph.nodes}
-
-    @cached_property
-    def producers(self) -> Mapping[str, NodeSummary]:
-        """The node that makes each tensor of the graph."""
-        return {spec.name: node for node in self.graph.nodes for spec in node.outputs}
-
-    @cached_property
-    def readers(self) -> Mapping[str, Sequence[NodeSummary]]:
-        """The nodes that read each tensor of the graph."""
-        found: dict[str, list[NodeSummary]] = {}
-        for node in self.graph.nodes:
-            for name in node.inputs:
-                found.setdefault(name, []).append(node)
-        return found
-
-    @cached_property
     def products(self) -> Mapping[int, NodeSummary]:
         """The layers, by their place, that convolve or multiply matrices, and the node that says so."""
         found = {}
         for place, entry in enumerate(self.profile.layers):
-            node = next((self.nodes[name] for name in entry.nodes if is_product(self.nodes.get(name))), None)
+            node = next(
+                (self.graph.by_name[name] for name in entry.nodes if is_product(self.graph.by_name.get(name))), None
+            )
             if node is not None and entry.layer.kind == "compute":
                 found[place] = node
         return found
@@ -87,7 +70,7 @@ class Subject:
         waiting, seen = [node], {node.name}
         while waiting:
             for spec in waiting.pop(0).outputs:
-                for reader in self.readers.get(spec.name, ()):
+                for reader in self.graph.readers.get(spec.name, ()):
                     if reader.name not in seen:
                         seen.add(reader.name)
                         waiting.append(reader)

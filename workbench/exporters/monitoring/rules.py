@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.serving_plan import Derived, InputRange, ServingPlan
+from workbench.input_ranges import InputRange
+from workbench.serving_plan import Derived, ServingPlan
 
 RATE = "model_version:workbench_requests:rate"
 CODES = "model_version_code:workbench_requests:rate"

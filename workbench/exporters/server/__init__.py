@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from workbench.backends._onnxruntime_providers import asked_settings
 from workbench.backends._openvino_session import asked_settings as openvino_settings
 from workbench.engine import Engine
 from workbench.errors import ExportError, MissingDependencyError
 from workbench.exporters import Contents
-from workbench.model import Model, TensorSpec
+from workbench.exporters._parts import common_words, copy_model, datatype, write_json, write_samples
+from workbench.model import Model as Model
+from workbench.model import TensorSpec
 from workbench.options import option
-from workbench.report import describe_steps, format_estimate
-from workbench.serving_plan import Derived, ServingPlan, describe_plan
+from workbench.report import describe_steps as describe_steps
+from workbench.report import format_estimate as format_estimate
+from workbench.serving_plan import Derived, ServingPlan
+from workbench.serving_plan import describe_plan as describe_plan
 
 REQUIRES = {"onnxruntime|openvino": "cpu"}
 COMMAND = ("python", "serve.py")
 
 _GRPC = ("grpcio", "protobuf")
 _NEEDED = ("numpy", "uvicorn", "uvloop", "httptools", "msgspec")
+_PROTOCOL = "this server's protocol"
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-_DATATYPES = {
-    "bool": "BOOL",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-}
 
 
 @dataclass(frozen=True)
@@ -136,17 +122,12 @@ def export(contents: Contents, options: Options, directory: Path) -> None:
         if path.name != "__init__.py":
             shutil.copyfile(path, directory / path.name)
     folder = Path("models", contents.name, options.version)
-    _copy_model(engine.model, directory / folder)
-    sample = json.dumps({"inputs": [_tensor(n, a) for n, a in contents.sample.items()]}, indent=2) + "\n"
-    (directory / "sample_request.json").write_text(sample, encoding="utf-8")
-    answer = {
-        "model_name": contents.name,
-        "model_version": options.version,
-        "outputs": [_tensor(spec.name, contents.answer[spec.name]) for spec in engine.model.outputs],
-    }
-    _write_json(directory / "sample_response.json", answer)
+    for spec in (*engine.model.inputs, *engine.model.outputs):
+        datatype(spec, _PROTOCOL)
+    copy_model(engine.model, directory / folder)
+    sample_bytes = write_samples(contents, options.version, directory)
     contents = replace(contents, plan=_adjusted(contents, options))
-    _write_json(directory / "config.json", _config(contents, options, folder / "model.onnx", len(sample)))
+    write_json(directory / "config.json", _config(contents, options, folder / "model.onnx", sample_bytes))
     (directory / "requirements.txt").write_text(_requirements(engine, options), encoding="utf-8")
     words = _words(contents, options)
     for name in ("README.md", "Dockerfile"):
@@ -218,32 +199,9 @@ def _runtime(engine: Engine, threads: int) -> dict[str, Any]:
     }
 
 
-def _copy_model(model: Model, folder: Path) -> None:
-    folder.mkdir(parents=True)
-    shutil.copyfile(model.path, folder / "model.onnx")
-    for name in model.external_files:
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model.path.parent / name, target)
-
-
 def _declared(spec: TensorSpec) -> dict[str, Any]:
     shape = [size if isinstance(size, int) else -1 for size in spec.shape]
-    return {"name": spec.name, "datatype": _datatype(spec.name, spec.dtype), "shape": shape}
-
-
-def _tensor(name: str, array: NDArray[Any]) -> dict[str, Any]:
-    datatype = _datatype(name, str(array.dtype))
-    return {"name": name, "datatype": datatype, "shape": list(array.shape), "data": np.ravel(array).tolist()}
-
-
-def _datatype(name: str, dtype: str) -> str:
-    if dtype not in _DATATYPES:
-        raise ExportError(
-            f"'{name}' is {dtype}, which this server's protocol does not carry.",
-            f"Cast it inside the model to one of {', '.join(_DATATYPES)}.",
-        )
-    return _DATATYPES[dtype]
+    return {"name": spec.name, "datatype": datatype(spec, _PROTOCOL), "shape": shape}
 
 
 def _requirements(engine: Engine, options: Options) -> str:
@@ -266,21 +224,10 @@ def _installed(name: str) -> bool:
 
 
 def _words(contents: Contents, options: Options) -> Mapping[str, str]:
-    model, measured = contents.candidate.engine.model, contents.measured
-    lines = ["not measured"]
-    if measured:
-        p50, p99 = format_estimate(measured.latency.p50), format_estimate(measured.latency.p99)
-        lines = [f"p50 {p50} ms, p99 {p99} ms at batch {measured.latency.batch}, {measured.latency.threads} thread(s)"]
-        if measured.accuracy:
-            accuracy = measured.accuracy
-            lines.append(f"{accuracy.metric} {100 * accuracy.value.value:.1f} % on {accuracy.samples} samples")
-    steps = describe_steps(measured) if measured else ", ".join(s.transform for s in model.history) or "as loaded"
-    rows = [f"| {name} | {value} | {source} |" for name, value, source in describe_plan(contents.plan)]
     keyless = options.api_key == "none"
     return {
-        "name": contents.name,
+        **common_words(contents),
         "version": options.version,
-        "numbers": "\n".join(rows),
         "key": "no key: it takes requests from everyone who reaches it" if keyless else "a key",
         "start": "python serve.py" if keyless else "WORKBENCH_API_KEY=… python serve.py",
         "header": "" if keyless else " -H 'Authorization: Bearer …'",
@@ -288,14 +235,5 @@ def _words(contents: Contents, options: Options) -> Mapping[str, str]:
         "grpc": "gRPC has the port after it, or `--grpc-port`." if options.grpc else "It answers no gRPC.",
         "ports": "8000 8001" if options.grpc else "8000",
         "environment": "" if keyless else " -e WORKBENCH_API_KEY",
-        "inputs": "; ".join(map(str, model.inputs)),
-        "outputs": "; ".join(map(str, model.outputs)),
-        "candidate": f"{contents.candidate.name} ({steps})",
-        "measured": "; ".join(lines),
-        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "python": platform.python_version(),
     }
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -112,16 +112,18 @@ class ModelMetrics:
         self.queue_limit = config.queue
         self.inputs = {reference.name: InputMean(reference) for reference in config.references}
 
-    def answered(self, protocol: str, status: int, seconds: float) -> None:
+    def answered(self, protocol: str, status: int, seconds: float | None = None) -> None:
         """Counts one request.
 
         Args:
             protocol: `http` or `grpc`.
             status: HTTP status; gRPC's codes are told by the status that they stand for.
-            seconds: From the end of its head to its answer.
+            seconds: From the end of its head to its answer; None for one that was turned away unread, which would
+                only make the others look fast.
         """
         self.requests[protocol]["2xx" if status < 400 else "4xx" if status < 500 else "5xx"] += 1
-        self.request_seconds.observe(seconds)
+        if seconds is not None:
+            self.request_seconds.observe(seconds)
 
     def fed(self, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Takes the values of one request into account."""

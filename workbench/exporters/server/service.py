@@ -51,7 +51,7 @@ class Place:
     def __enter__(self) -> None:
         metrics = self._served.metrics
         if metrics.in_flight >= metrics.queue_limit:
-            metrics.answered(self._protocol, 503, 0.0)
+            metrics.answered(self._protocol, 503)
             raise Refusal(503, f"{metrics.in_flight} requests are in progress, which is the limit; try again.")
         metrics.in_flight += 1
 

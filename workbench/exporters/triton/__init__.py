@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
 from typing import Annotated
@@ -13,9 +11,9 @@ from typing import Annotated
 import numpy as np
 
 from workbench.exporters import Contents
+from workbench.exporters._parts import common_words, write_samples
 from workbench.exporters.triton._backends import Target, find_target
 from workbench.exporters.triton._config import (
-    DATATYPES,
     Batching,
     find_batching,
     make_config,
@@ -24,8 +22,9 @@ from workbench.exporters.triton._config import (
 )
 from workbench.exporters.triton._pbtxt import check_config, write_pbtxt
 from workbench.options import option
-from workbench.report import describe_steps, format_estimate
-from workbench.serving_plan import describe_plan
+from workbench.report import describe_steps as describe_steps
+from workbench.report import format_estimate as format_estimate
+from workbench.serving_plan import describe_plan as describe_plan
 
 REQUIRES: dict[str, str] = {}
 COMMAND: tuple[str, ...] = ()  # Triton is no program of this package's: its README says how it is started
@@ -55,7 +54,7 @@ class Options:
         bool,
         option(
             "Turn requests away that are more than the plan's queue, or wait longer than its patience. Triton 2.51 "
-            "then paused for half a second now and again, and got through a fifth of the requests: measure before.",
+            "then paused for half a second now and again where that was tried: measure before.",
             advanced=True,
         ),
     ] = False
@@ -87,7 +86,7 @@ def export(contents: Contents, options: Options, directory: Path) -> None:
     (folder / "warmup").mkdir()
     for name, file in warm_up_files(contents).items():
         (folder / "warmup" / file).write_bytes(np.ascontiguousarray(contents.sample[name]).tobytes())
-    _write_samples(contents, batching, options, directory)
+    write_samples(contents, str(options.version), directory, lambda array, spec: sent_shape(array, spec, batching))
     here = Path(__file__).parent
     shutil.copyfile(here / "client.py", directory / "client.py")
     (directory / "requirements.txt").write_text("numpy\ntritonclient[grpc,http]\n", encoding="utf-8")
@@ -96,36 +95,8 @@ def export(contents: Contents, options: Options, directory: Path) -> None:
     (directory / "README.md").write_text(readme.substitute(words), encoding="utf-8")
 
 
-def _write_samples(contents: Contents, batching: Batching, options: Options, directory: Path) -> None:
-    model = contents.candidate.engine.model
-    inputs, outputs = (
-        [
-            {
-                "name": spec.name,
-                "datatype": DATATYPES[spec.dtype],
-                "shape": sent_shape(arrays[spec.name], spec, batching),
-                "data": np.ravel(arrays[spec.name]).tolist(),
-            }
-            for spec in specs
-        ]
-        for specs, arrays in ((model.inputs, contents.sample), (model.outputs, contents.answer))
-    )
-    answer = {"model_name": contents.name, "model_version": str(options.version), "outputs": outputs}
-    for name, value in (("request", {"inputs": inputs}), ("response", answer)):
-        (directory / f"sample_{name}.json").write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
 def _words(contents: Contents, target: Target, batching: Batching, options: Options) -> dict[str, str]:
-    candidate, plan, measured = contents.candidate, contents.plan, contents.measured
-    model = candidate.engine.model
-    lines = ["not measured"]
-    if measured:
-        p50, p99 = format_estimate(measured.latency.p50), format_estimate(measured.latency.p99)
-        lines = [f"p50 {p50} ms, p99 {p99} ms at batch {measured.latency.batch}, {measured.latency.threads} thread(s)"]
-        if measured.accuracy:
-            accuracy = measured.accuracy
-            lines.append(f"{accuracy.metric} {100 * accuracy.value.value:.1f} % on {accuracy.samples} samples")
-    steps = describe_steps(measured) if measured else ", ".join(s.transform for s in model.history) or "as loaded"
+    candidate, plan = contents.candidate, contents.plan
     differences = list(target.differences)
     if plan.max_batch.value > max(1, batching.preferred):
         differences.append(
@@ -136,19 +107,14 @@ def _words(contents: Contents, target: Target, batching: Batching, options: Opti
         differences.append(
             "Any number of requests may wait, for any time; the plan would turn them away beyond "
             f"{plan.queue.value:g} and after {plan.request_seconds.value:g} s. With these limits Triton 2.51 paused "
-            "for half a second now and again (1,100 requests/s came down to 200, with a backend in Python on 2 cores), "
-            "so that they are left out: give each call a timeout, or export with queue_limits and measure."
+            "for half a second now and again when that was tried (with a backend in Python), so "
+            "that they are left out: give each call a timeout, or export with queue_limits and measure."
         )
     versions = ", ".join(f"{name} {number}" for name, number in candidate.engine.versions.items())
     differences.append(f"It was measured with {versions}; Triton's image has versions of its own.")
     return {
-        "name": contents.name,
-        "inputs": "; ".join(map(str, model.inputs)),
-        "outputs": "; ".join(map(str, model.outputs)),
-        "candidate": f"{candidate.name} ({steps})",
+        **common_words(contents),
         "backend": target.backend,
-        "measured": "; ".join(lines),
-        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "image": options.image,
         "gpus": " --gpus=all" if target.kind == "KIND_GPU" else "",
         "ask": _ask(contents),
@@ -157,7 +123,6 @@ def _words(contents: Contents, target: Target, batching: Batching, options: Opti
         "rate": f"{plan.rate_per_replica.value:g}",
         "rate_source": plan.rate_per_replica.source,
         "p99": f"{plan.p99_ms.value:g} ms ({plan.p99_ms.source})",
-        "plan": "\n".join(f"| {name} | {value} | {source} |" for name, value, source in describe_plan(plan)),
         "differences": "\n".join(f"- {line}" for line in differences),
     }
 

@@ -13,25 +13,11 @@ from numpy.typing import NDArray
 
 from workbench.errors import ExportError
 from workbench.exporters import Contents
+from workbench.exporters._parts import DATATYPES, datatype
 from workbench.exporters.triton._backends import Target
 from workbench.exporters.triton._pbtxt import Field, Word
 from workbench.model import TensorSpec
 from workbench.serving_plan import Derived
-
-DATATYPES = {
-    "bool": "BOOL",
-    "int8": "INT8",
-    "int16": "INT16",
-    "int32": "INT32",
-    "int64": "INT64",
-    "uint8": "UINT8",
-    "uint16": "UINT16",
-    "uint32": "UINT32",
-    "uint64": "UINT64",
-    "float16": "FP16",
-    "float32": "FP32",
-    "float64": "FP64",
-}  # what NumPy calls an element type, and what the protocol does
 
 
 @dataclass(frozen=True)
@@ -133,11 +119,7 @@ def _has_batch_axis(contents: Contents) -> bool:
 
 
 def _tensor(spec: TensorSpec, array: NDArray[Any], batching: Batching) -> tuple[Field, ...]:
-    if spec.dtype not in DATATYPES:
-        raise ExportError(
-            f"'{spec.name}' is {spec.dtype}, which this package does not carry to Triton.",
-            f"Cast it inside the model to one of {', '.join(DATATYPES)}.",
-        )
+    kind = Word(f"TYPE_{datatype(spec, 'the protocol')}")
     dims = _dims(spec, array, batching)
     if 0 in dims:
         raise ExportError(f"'{spec.name}' has an axis of size 0, which Triton refuses.", "Leave it out of the model.")
@@ -148,7 +130,7 @@ def _tensor(spec: TensorSpec, array: NDArray[Any], batching: Batching) -> tuple[
         )
     fields = (
         Field("name", spec.name),
-        Field("data_type", Word(f"TYPE_{DATATYPES[spec.dtype]}")),
+        Field("data_type", kind),
         Field("dims", dims or [1]),
     )
     return fields if dims else (*fields, Field("reshape", (Field("shape", []),)))

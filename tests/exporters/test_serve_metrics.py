@@ -105,6 +105,7 @@ def test_what_is_turned_away_is_counted_and_what_is_under_way_is_told(patient: S
         assert [connection.recv(100)[:12] for connection in (one, two)] == [b"HTTP/1.1 200"] * 2
     metrics = patient.metrics()
     assert requests(metrics) == [2, 0, 1]
+    assert metrics[f"workbench_request_seconds_count,{LABELS},version=3"] == 2  # nobody waited for the third
     assert metrics[f"workbench_in_flight,{LABELS},version=3"] == 0
 
 

@@ -70,6 +70,10 @@ class ExportError(WorkbenchError, RuntimeError):
     """A package that could not be written or does not answer."""
 
 
+class ServiceError(WorkbenchError, OSError):
+    """A running service that does not answer, or answers something that cannot be used."""
+
+
 class ProviderError(WorkbenchError, RuntimeError):
     """The provider that would really run is not the one asked for."""
 

@@ -37,7 +37,7 @@ class Original(Source):
 
     def __init__(self, samples: Dataset | None = None, noise: float = 0.0) -> None:
         super().__init__(samples)
-        self.noise = np.random.default_rng() if noise else None
+        self.noise = np.random.default_rng(0) if noise else None
         self.fed: list[Tensors] = []
 
     def infer(self, feed: Tensors) -> Sequence[NDArray[Any]]:

@@ -23,7 +23,7 @@ test: .venv/frameworks browser ## every test, browser tests included
 test-heavy: .venv/frameworks ## trainings, searches and lessons that take long
 	pytest -m heavy -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-test-serving: .venv/frameworks ## packages under real Triton, Prometheus, Alertmanager and kubectl, fetched first
+test-serving: .venv/serving ## packages under real Triton, Prometheus, Alertmanager and kubectl, fetched first
 	pytest -m serving -n 0 tests/exporters tests/serving
 
 test-models: .venv/installed ## every model of ONNX's own test suites: read, opened, run, compared
@@ -63,6 +63,11 @@ browser: .venv/installed
 .venv/frameworks: .venv/installed
 	$(INSTALL) '.[torch,tensorflow,litert,mnn,tensorrt-rtx,cuda,detection,loadgen,nncf,kubernetes,provenance,monitoring,triton]'
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps tf_keras # it asks for plain tensorflow
+	@touch $@
+
+# Only test-serving needs them: programs that come as wheels; the tests unpack Debian's by themselves.
+.venv/serving: .venv/frameworks
+	$(INSTALL) '.[serving-tests]'
 	@touch $@
 
 # Only benchmarks need them: peers.

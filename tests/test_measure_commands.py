@@ -56,6 +56,7 @@ def test_what_cannot_be_measured_is_said_in_one_paragraph(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.heavy
 def test_a_run_on_two_backends_is_explained_at_once_or_later(command_line: CommandLine, tmp_path: Path) -> None:
     recipe = {
         "model": "sample:digits",

@@ -43,6 +43,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("line", commands())
 def test_documented_commands_run(line: str, checkout: Path) -> None:
     words = shlex.split(line.replace(".venv/bin/", f"{Path(sys.executable).parent}/"))

@@ -28,6 +28,7 @@ def build():
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("open_notebook", ["lab", "voila"] if SCREENSHOTS else ["voila"], indirect=True)
 @pytest.mark.parametrize("theme", themes("light"))
 def test_weights_are_converted_checked_and_looked_at(

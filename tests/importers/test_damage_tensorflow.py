@@ -18,6 +18,7 @@ def damage(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("tensorflow_damage")
 
 
+@pytest.mark.heavy
 def test_random_damage(damage: Any, tensorflow_files: Path) -> None:
     """Some damaged files of each format; `python tests/importers/tensorflow_damage.py` tries thousands."""
     safe = [pair for pair in damage.FILES if pair[0] != "tflite"]  # each crash of TFLite costs a new process

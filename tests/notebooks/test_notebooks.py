@@ -116,6 +116,7 @@ def test_the_dashboard_runs(tmp_path: Path) -> None:
     assert execute("dashboard.ipynb", tmp_path).returncode == 0
 
 
+@pytest.mark.heavy
 def test_models_of_two_frameworks_come_in_and_are_compared(tmp_path: Path) -> None:
     pytest.importorskip("tf2onnx")
     done = execute("import.ipynb", tmp_path, epochs=2, seconds=0.2)

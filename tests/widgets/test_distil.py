@@ -118,6 +118,7 @@ def test_after_a_cancel_the_best_epoch_is_offered(cancelled: Distil) -> None:
     assert cancelled.variants == ()
 
 
+@pytest.mark.heavy
 def test_the_best_epoch_and_the_whole_training_become_variants(trained: Distil, digits: Model) -> None:
     (kept, _), (name, model) = trained.variants
     assert re.fullmatch(r"student, build of nets.py, epoch \d+", kept)
@@ -126,6 +127,7 @@ def test_the_best_epoch_and_the_whole_training_become_variants(trained: Distil, 
     assert trained.keep.layout.display == "none"
 
 
+@pytest.mark.heavy
 def test_a_run_that_went_on_shows_all_its_epochs_and_what_came_of_it(trained: Distil) -> None:
     every = list(range(1, FAST["epochs"] + 1))
     assert [each.number for each in trained.epochs] == columns(trained._drawn)["number"] == every
@@ -162,6 +164,7 @@ def test_the_bundled_teacher_learns_from_the_bundled_samples(digits: Model, tiny
     assert panel.data.value == FILE
 
 
+@pytest.mark.heavy
 def test_the_shown_code_trains_the_same(
     panel: Distil, trained: Distil, digits: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +181,7 @@ def test_the_shown_code_trains_the_same(
     assert "wb.distil(model, 0.5, training, " in panel.code()[0]
 
 
+@pytest.mark.heavy
 def test_a_trained_variant_can_be_measured_and_compressed_but_no_recipe_makes_it(
     trained: Distil, digits: Model
 ) -> None:

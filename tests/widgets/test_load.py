@@ -55,6 +55,7 @@ def test_a_shape_in_brackets_is_one_entry_of_a_list(weights: Path) -> None:
     assert form.changed == {"inputs": ["image float32[batch, 3, 8, 8]", "mask int64[batch, 8]"]}
 
 
+@pytest.mark.heavy
 def test_a_conversion_is_checked_shown_and_said_in_code(tmp_path: Path, weights: Path) -> None:
     panel = Load(workspace=tmp_path / "space")
     panel.source.value = ""

@@ -61,8 +61,8 @@ browser: .venv/installed
 
 # Only tests need them: what formats, backends, metrics and cross-checks of other libraries take.
 .venv/frameworks: .venv/installed
-	$(INSTALL) '.[torch,tensorflow,litert,mnn,tensorrt-rtx,cuda,detection,loadgen,nncf,kubernetes,provenance,monitoring,triton]'
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps tf_keras # it asks for plain tensorflow
+	$(INSTALL) '.[torch,tensorflow,litert,mnn,tensorrt-rtx,cuda,detection,loadgen,nncf,kubernetes,provenance,monitoring,triton,grpc]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps tf_keras tensorflow-serving-api # they ask for plain tensorflow
 	@touch $@
 
 # Only test-serving needs them: programs that come as wheels; the tests unpack Debian's by themselves.

@@ -18,6 +18,7 @@ OPTIONAL += ("tensorflow", "keras", "tf2onnx", "h5py", "onnxslim", "pycocotools"
 OPTIONAL += ("openvino", "tensorrt_rtx", "mlperf_loadgen", "nncf", "torch_pruning")
 OPTIONAL += ("ai_edge_litert", "onnx2tf", "MNN")
 OPTIONAL += ("model_signing", "OpenSSL", "cyclonedx", "tritonclient")
+OPTIONAL += ("tensorflow_serving", "grpc")
 
 
 def python(code: str) -> str:

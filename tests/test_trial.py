@@ -5,7 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from workbench.dataset import Dataset
 from workbench.errors import Cancelled, ExportError
 from workbench.exporters import Package, export_package, read_package
 from workbench.model import Model
-from workbench.trial import Trial, serve_package, try_package
+from workbench.trial import KEY_VARIABLE, Trial, serve_package, try_package
 from workbench.workspace import Workspace
 
 
@@ -26,6 +29,22 @@ def package(tmp_path: Path, digits: Model, evaluation: Dataset, shared_workspace
     made = export_package(Candidate("as it is", build_engine(digits)), sample=evaluation, workspace=shared_workspace)
     shutil.copytree(made.directory, tmp_path / "package")
     return read_package(tmp_path / "package")
+
+
+@pytest.fixture
+def keyed(tmp_path: Path, tiny: Model, tiny_data: Dataset) -> Package:
+    """A package that wants a key, and answers gRPC too."""
+    pytest.importorskip("grpc")
+    candidate, options = Candidate("tiny", build_engine(tiny)), {"api_key": "environment", "grpc": True}
+    return export_package(candidate, "server", options, sample=tiny_data, directory=tmp_path / "keyed")
+
+
+def status(host: str, port: int, headers: dict[str, str]) -> int:
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection.request("GET", "/v2", headers=headers)
+    found = connection.getresponse().status
+    connection.close()
+    return found
 
 
 def answers(port: int) -> bool:
@@ -65,7 +84,7 @@ def test_a_port_that_is_taken_is_an_error_in_words(package: Package) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with (
-            pytest.raises(ExportError, match=r"did not become ready.*It wrote: .*(in use|cannot|bind)"),
+            pytest.raises(ExportError, match=r"ready but ended with code 2\. It wrote: .*(in use|cannot|bind)"),
             serve_package(package, port=taken.getsockname()[1]),
         ):
             pass
@@ -84,6 +103,72 @@ def test_an_answer_for_another_output_does_not_match(package: Package) -> None:
     for change in ({"name": "probabilities"}, {"data": [1.0, 2.0]}):
         path.write_text(json.dumps({**answer, "outputs": [{**answer["outputs"][0], **change}]}))
         assert not try_package(package).matches
+
+
+def test_a_package_that_wants_a_key_is_given_one(keyed: Package) -> None:
+    with serve_package(keyed) as serving:
+        host, port = serving
+        assert len(serving.key) >= 16
+        assert serving.key not in repr(serving)
+        assert status(host, port, serving.headers) == 200
+        assert status(host, port, {}) == 401
+        assert answers(serving.grpc_port)
+        first = serving.key
+    with serve_package(keyed, key="a-key-of-my-own-choice") as serving:
+        assert serving.headers == {"Authorization": "Bearer a-key-of-my-own-choice"} != {"Authorization": first}
+        assert status(*serving, serving.headers) == 200
+
+    trial = try_package(keyed)
+    assert (trial.status, trial.matches, trial.keyed) == (200, True, True)
+
+
+def test_a_package_without_a_key_is_asked_without_one(package: Package) -> None:
+    with serve_package(package) as serving:
+        assert (serving.key, serving.headers, serving.grpc_port) == ("", {}, 0)
+        assert status(*serving, {}) == 200
+
+
+def test_several_workers_answer_and_end_together(package: Package, processes_in: Callable[[Path], list[str]]) -> None:
+    with serve_package(package, workers=2) as serving:
+        assert status(*serving, {}) == 200
+        running = [command for command in processes_in(package.directory.parent) if "serve.py" in command]
+        assert len(running) == 3  # and the one that supervises them
+    assert not [command for command in processes_in(package.directory.parent) if "serve.py" in command]
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from workbench.exporters import read_package
+from workbench.trial import become_service
+become_service(read_package(Path(sys.argv[1])), port=0)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_becomes_the_service_and_ends_as_that_does(
+    keyed: Package, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, keyed.directory],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        where, grpc, key = (process.stdout.readline() for _ in range(3))
+        port = int(where.split("127.0.0.1:")[1].partition("/")[0])
+        header = key.partition("Authorization: ")[2].strip()
+        assert "Serving tiny" in process.stderr.readline()
+        assert status("127.0.0.1", port, {"Authorization": header}) == 200
+        assert status("127.0.0.1", port, {}) == 401
+        assert answers(int(grpc.rpartition(":")[2]))
+        process.send_signal(number)
+        assert process.wait(20) == 0
+    assert not answers(port)
 
 
 def test_the_verdict_tells_the_difference() -> None:

@@ -96,6 +96,8 @@ class Workbench(Static):
         for panel in (self.predictions, profile, explain, self.export):
             t.dlink((compare, "comparison"), (panel, "comparison"))
         t.dlink((compare, "choice"), (self.export, "choice"))
+        for name in ("curve", "curve_engine", "sweep", "sweep_engine"):
+            t.dlink((self.load_test, name), (self.export, name))
         t.link((explain, "additions"), (compare, "additions"))
         t.dlink((explain, "findings"), (compare, "findings"))
         for panel in (explain, compare):

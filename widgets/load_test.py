@@ -19,6 +19,7 @@ from widgets._table import ResultTable
 from workbench.backends import build_engine
 from workbench.comparison import ORIGINAL
 from workbench.dataset import Dataset
+from workbench.engine import Engine
 from workbench.errors import ModelError
 from workbench.jobs import Progress
 from workbench.load_report import (
@@ -72,7 +73,9 @@ class LoadTest(Panel):
     evaluation = t.Instance(Dataset, allow_none=True)
     stats = t.Instance(LoadStats, allow_none=True, help="What one load gave.")
     curve = t.Tuple(help="LoadStats of each rate.")
+    curve_engine = t.Instance(Engine, allow_none=True, help="What the rates were measured on.")
     sweep = t.Instance(Sweep, allow_none=True, help="What a sweep gave.")
+    sweep_engine = t.Instance(Engine, allow_none=True, help="What the sweep was of; its threads do not matter.")
     loadgen = t.Instance(LoadGenStats, allow_none=True, help="What LoadGen gave.")
 
     def __init__(self, **traits: Any) -> None:
@@ -143,10 +146,15 @@ class LoadTest(Panel):
                 found.append(point)
                 points.show(found)
 
+            def search(progress: Progress) -> Sweep:
+                result = sweep(
+                    model, backend, options, backend_options=built, dataset=dataset, progress=progress, watch=collect
+                )
+                self.sweep_engine = build_engine(model, backend, built)
+                return result
+
             self._start(mode, points)
-            return lambda progress: sweep(
-                model, backend, options, backend_options=built, dataset=dataset, progress=progress, watch=collect
-            )
+            return search
         if mode == LOADGEN:
             return lambda progress: measure_with_loadgen(
                 build_engine(model, backend, built), options, dataset=dataset, progress=progress
@@ -160,6 +168,8 @@ class LoadTest(Panel):
             verb = measure_load_curve if mode == CURVE else measure_load
             result = verb(engine, options, dataset=dataset, progress=progress, watch=stream)
             stream.flush()
+            if mode == CURVE:
+                self.curve_engine = engine
             return result
 
         return work

@@ -115,6 +115,7 @@ from .training import best_so_far as best_so_far
 from .training import distil as distil
 from .training import prune_module as prune_module
 from .transforms import transform as transform
+from .trial import Serving as Serving
 from .trial import serve_package as serve_package
 from .trial import try_package as try_package
 from .workspace import Workspace as Workspace

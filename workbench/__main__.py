@@ -45,7 +45,7 @@ from workbench.options import to_builtins
 from workbench.plugins import list_plugins
 from workbench.provenance import verify_package
 from workbench.recipe import CandidateRecipe, DataRecipe, Recipe, Run, read_recipe, run_recipe
-from workbench.trial import try_package
+from workbench.trial import become_service, try_package
 from workbench.workspace import Workspace
 
 ChoiceFlags: Any = flags(ChoiceOptions)
@@ -133,6 +133,15 @@ def try_(package: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The 
         raise SystemExit(1)
 
 
+def serve(
+    package: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The package's folder; code in it is run.")],
+    port: Annotated[int, tyro.conf.arg(help="Port on 127.0.0.1; 0 takes a free one.")] = 8000,
+    workers: Annotated[int, tyro.conf.arg(help="Processes side by side; 0 is what its config.json says.")] = 0,
+) -> None:
+    """Run a package on this machine until Ctrl+C. A key, where it wants one, is $WORKBENCH_API_KEY or made up."""
+    become_service(read_package(package), port=port, workers=workers)
+
+
 def verify(
     package: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="The package's folder, or a ZIP or tar file.")],
     key: Annotated[Path | None, tyro.conf.arg(help="Public key (PEM) that it must be signed with.")] = None,
@@ -199,6 +208,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export-litert": export_litert,
     "export": export_,
     "try": try_,
+    "serve": serve,
     "verify": verify,
     "show": show,
     "plugins": plugins,

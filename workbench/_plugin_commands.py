@@ -2,29 +2,42 @@
 
 # No `from __future__ import annotations`: the signatures hold classes made at run time, which tyro reads.
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from workbench import model_report, report
-from workbench._flags import Calibration, Model, Provider, Root, Threads, flags, show_progress
+from workbench._flags import (
+    Backend,
+    Calibration,
+    Model,
+    Provider,
+    Root,
+    Settings,
+    Threads,
+    backend_options,
+    flags,
+    read_settings,
+    show_progress,
+)
+from workbench._measure_commands import AccuracyFlags, LatencyFlags, ServingFlags, read_run
 from workbench.backends import build_engine
-from workbench.comparison import Candidate
-from workbench.errors import ModelError
-from workbench.exporters import export_package
+from workbench.comparison import ORIGINAL, Candidate, Row, compare
+from workbench.dataset import Dataset
+from workbench.errors import DatasetError, ExportError, ModelError, OptionsError
+from workbench.exporters import check_backend, export_package
 from workbench.importers import importer_for, load_dataset, load_model
-from workbench.options import to_builtins
+from workbench.options import suggest, to_builtins
 from workbench.plugins import find_plugin
-from workbench.provenance import PASSWORD_VARIABLE, fingerprint_of
+from workbench.provenance import PASSWORD_VARIABLE, check_key, fingerprint_of
 from workbench.saving import save_model
-from workbench.serving_measure import MeasureServingOptions, measure_serving
-from workbench.serving_plan import Measurements
+from workbench.serving_measure import measure_serving
+from workbench.serving_plan import Measurements, describe_plan, plan_serving
 from workbench.transforms import transform
 from workbench.workspace import Workspace
 
-ServingFlags: Any = flags(MeasureServingOptions)
 Output = Annotated[Path, tyro.conf.arg(help="Where to write the result; nothing is overwritten.")]
 Trust = Annotated[bool, tyro.conf.arg(help="Let the file run code of its own; only for files of your own.")]
 SignKey = Annotated[
@@ -102,31 +115,74 @@ def export_command(name: str) -> Callable[..., None]:
     kind: Any = flags(find_plugin("exporters", name).Options)
 
     def command(
-        model: Model,
-        sample: Annotated[str, tyro.conf.arg(help="Samples; the first becomes the sample request.")],
         directory: Annotated[Path, tyro.conf.arg(help="Folder that does not exist yet.")],
+        model: Annotated[
+            tyro.conf.Positional[str], tyro.conf.arg(help="A model file, or sample:digits; none with --run.")
+        ] = "",
+        sample: Annotated[
+            str, tyro.conf.arg(help="Samples; the first becomes the sample request. Those of the run, with --run.")
+        ] = "",
+        run: Annotated[Path | None, tyro.conf.arg(help="A .json file that `run` wrote: a candidate of it.")] = None,
+        candidate: Annotated[str, tyro.conf.arg(help="Which candidate of the run; the chosen one if not given.")] = "",
+        backend: Backend = "onnxruntime",
+        settings: Settings = (),
         threads: Threads = 0,
         provider: Provider = "CPUExecutionProvider",
-        measure: Annotated[bool, tyro.conf.arg(help="Measure first, so that its numbers are derived.")] = False,
+        measure: Annotated[
+            bool, tyro.conf.arg(help="Measure first (latency, accuracy, load): the package's numbers follow from it.")
+        ] = False,
+        original: Annotated[
+            str, tyro.conf.arg(help="With --measure: a model to compare accuracy and speed with.")
+        ] = "",
         measurement: ServingFlags = ServingFlags(),
+        latency: LatencyFlags = LatencyFlags(),
+        accuracy: AccuracyFlags = AccuracyFlags(),
         sign_key: SignKey = None,
         options: Annotated[kind, tyro.conf.OmitArgPrefixes] = kind(),
         workspace: Root = None,
     ) -> None:
-        loaded = load_model(model)
-        engine = build_engine(loaded, options={"threads": threads, "provider": provider})
-        samples, kept = load_dataset(sample, "evaluation"), Workspace(workspace)
-        measured = None
+        if directory.exists():  # this and the next are said now, not after minutes of measuring
+            raise ExportError(
+                f"{directory} exists already, and nothing in it is overwritten.",
+                "Choose a folder that does not exist yet.",
+            )
+        if sign_key:
+            check_key(sign_key)
+        if original and not measure:
+            raise OptionsError("--original is compared with by measuring.", "Add --measure, or leave it out.")
+        kept, row = Workspace(workspace), None
+        if run:
+            others = {"MODEL": model, "--set": settings, "--threads": threads, "--original": original}
+            others |= {"--backend": backend != "onnxruntime", "--provider": provider != "CPUExecutionProvider"}
+            row, sample = _row_of_run(run, candidate, sample, [word for word, given in others.items() if given])
+            chosen = row.candidate
+        elif not model or candidate:
+            missing = "is neither a model nor a run" if not model else "is a candidate, but no run that it is of"
+            raise OptionsError(f"There {missing}.", "Give MODEL, or --run RUN.json and, if you like, --candidate NAME.")
+        else:
+            built = {**backend_options(backend, threads, provider), **read_settings(settings)}
+            loaded = load_model(model)
+            chosen = Candidate(loaded.name, build_engine(loaded, backend, built))
+        check_backend(chosen, name)
+        if not sample:
+            raise DatasetError("There are no samples for the package's sample request.", "Give some with --sample.")
+        samples = load_dataset(sample, "evaluation")
+        found = Measurements(row)
         if measure:
-            wanted = to_builtins(measurement)
-            curve, swept = measure_serving(engine, samples, wanted, workspace=kept, progress=show_progress())
-            measured = Measurements(None, curve, swept)
+            if row is None:
+                first = [_reference(original, chosen)] if original else []
+                wanted = (to_builtins(latency), to_builtins(accuracy))
+                row = _measure_row([*first, chosen], samples, *wanted, kept)
+            serving = to_builtins(measurement)
+            found = Measurements(
+                row, *measure_serving(chosen.engine, samples, serving, workspace=kept, progress=show_progress())
+            )
         package = export_package(
-            Candidate(loaded.name, engine),
+            chosen,
             name,
             to_builtins(options),
             sample=samples,
-            measured=measured,
+            measured=found,
             directory=directory,
             sign_key=sign_key,
             workspace=kept,
@@ -136,6 +192,57 @@ def export_command(name: str) -> Callable[..., None]:
         if package.command:
             print(f"Start it there: {' '.join(package.command)}")
         print(f"Fingerprint: sha256:{fingerprint_of(package.directory)}")
+        print(_numbers_text(chosen, found, samples))
 
     command.__doc__ = find_plugin("exporters", name).__doc__
     return command
+
+
+def _row_of_run(path: Path, candidate: str, sample: str, others: Sequence[str]) -> tuple[Row, str]:
+    """A candidate of a finished run with what was measured of it, and the samples to take.
+
+    Raises:
+        OptionsError: The run has no such candidate, or something else was given too that the run decides.
+        ModelError: The file is no run, or the candidate's model is gone.
+    """
+    if others:
+        raise OptionsError(f"{', '.join(others)} and --run exclude each other: the run says it.", "Leave one out.")
+    finished = read_run(path)
+    name = candidate or finished.choice.name
+    if name not in (names := [row.name for row in finished.comparison.rows]):
+        raise OptionsError(f"{path} has no measured candidate '{name}'.", suggest(name, names))
+    row = finished.comparison[name]
+    engine = row.candidate.engine
+    if lost := next((file for file in (engine.model.path, engine.path) if not file.exists()), None):
+        raise ModelError(
+            f"{lost}, of the candidate {name}, is gone.", "Run the recipe again: it makes what is missing."
+        )
+    return row, sample or finished.recipe.data.evaluation
+
+
+def _reference(model: str, chosen: Candidate) -> Candidate:
+    """The model that a candidate is compared with, on the same backend."""
+    name = ORIGINAL if chosen.name != ORIGINAL else f"{ORIGINAL} model"
+    return Candidate(name, build_engine(load_model(model), chosen.engine.backend, chosen.engine.options))
+
+
+def _measure_row(
+    candidates: Sequence[Candidate], samples: Dataset, latency: Any, accuracy: Any, workspace: Workspace
+) -> Row:
+    """Compares the last of the candidates with the first, shows that, and gives its row."""
+    found = compare(candidates, samples, latency, accuracy=accuracy, workspace=workspace, progress=show_progress())
+    name = candidates[-1].name
+    if reason := found.failures.get(name):
+        raise ModelError(f"{name} could not be measured: {reason}", "Mend that, or export it without --measure.")
+    print(f"{report.comparison_text(found)}\n")
+    return found[name]
+
+
+def _numbers_text(candidate: Candidate, found: Measurements, samples: Dataset) -> str:
+    """The package's numbers with what each comes from, and which of them are no measurements."""
+    if found == Measurements():
+        return "Nothing was measured, so that its numbers are usual values: --measure derives them."
+    plan = plan_serving(candidate, found, samples)
+    usual = [key.replace("_", " ") for key, number in plan.numbers.items() if not number.measured]
+    table = report.columns([("number", "value", "from"), *describe_plan(plan)], left=3)
+    return f"\n{table}" + (f"\n\nUsual values, not measured: {', '.join(usual)}." if usual else "")

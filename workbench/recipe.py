@@ -13,10 +13,10 @@ import yaml
 
 from workbench.backends import build_engine
 from workbench.choice import Choice, ChoiceOptions, choose
-from workbench.comparison import ORIGINAL, Candidate, Comparison, compare
+from workbench.comparison import ORIGINAL, Candidate, Comparison, Row, compare
 from workbench.dataset import Dataset
 from workbench.errors import GateError, RecipeError, WorkbenchError
-from workbench.exporters import Package, export_package
+from workbench.exporters import Package, check_backend, export_package
 from workbench.findings import Finding, explain
 from workbench.gates import GateResult, Gates, evaluate_gates
 from workbench.importers import load_dataset, load_model
@@ -26,6 +26,9 @@ from workbench.measure.latency import LatencyOptions
 from workbench.model import Model
 from workbench.options import make_options, option, to_builtins
 from workbench.plugins import find_plugin
+from workbench.provenance import check_key
+from workbench.serving_measure import MeasureServingOptions, measure_serving
+from workbench.serving_plan import Measurements
 from workbench.transforms import transform
 from workbench.workspace import Workspace, fingerprint, write_json
 
@@ -58,6 +61,11 @@ class ExportRecipe:
     exporter: Annotated[str, option("What writes the package.")] = "server"
     options: Annotated[dict[str, Any], option("Options of the exporter.")] = field(default_factory=dict)
     directory: Annotated[str, option("Folder that does not exist yet; one in the workspace if empty.")] = ""
+    measure: Annotated[
+        MeasureServingOptions | None,
+        option("Measure first what its numbers are derived from: how to divide the cores, and the load it takes."),
+    ] = None
+    sign_key: Annotated[str, option("Private key (PEM, elliptic curve) to sign with; not signed if empty.")] = ""
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,8 @@ def run_recipe(
         RecipeError: The recipe cannot be followed.
     """
     recipe = read_recipe(recipe)
+    if recipe.export and recipe.export.sign_key:
+        check_key(Path(recipe.export.sign_key).expanduser())  # a key that cannot be used is said before the work
     workspace = workspace or Workspace()
     calibration = load_dataset(recipe.data.calibration, "calibration") if recipe.data.calibration else None
     model = load_model(
@@ -205,16 +215,8 @@ def run_recipe(
     chosen = comparison[choice.name]
     package = None
     if recipe.export:
-        package = export_package(
-            chosen.candidate,
-            recipe.export.exporter,
-            recipe.export.options,
-            sample=evaluation,
-            measured=chosen,
-            directory=Path(recipe.export.directory) if recipe.export.directory else None,
-            workspace=workspace,
-            progress=part_of(progress, 0.9, 1.0),
-        )
+        report = part_of(progress, 0.9, 1.0)
+        package = _export(recipe.export, chosen, evaluation, workspace, fresh, report)
     name = re.sub(r"[^\w.-]+", "-", recipe.name or model.name).lstrip(".")
     path = workspace.root / "runs" / f"{name}-{fingerprint({'recipe': to_builtins(recipe)})[:8]}.json"
     gates = evaluate_gates(recipe.gates, comparison, chosen)
@@ -222,6 +224,32 @@ def run_recipe(
     write_json(path, run)
     progress(1.0, "done")
     return run
+
+
+def _export(
+    wanted: ExportRecipe, chosen: Row, evaluation: Dataset, workspace: Workspace, fresh: bool, progress: Progress
+) -> Package:
+    """Packs the choice; measures its load first where that is wanted."""
+    check_backend(chosen.candidate, wanted.exporter)
+    found = Measurements(chosen)
+    if wanted.measure is not None:
+        report = part_of(progress, 0.0, 0.8)
+        engine = chosen.candidate.engine
+        found = Measurements(
+            chosen,
+            *measure_serving(engine, evaluation, wanted.measure, workspace=workspace, fresh=fresh, progress=report),
+        )
+    return export_package(
+        chosen.candidate,
+        wanted.exporter,
+        wanted.options,
+        sample=evaluation,
+        measured=found,
+        directory=Path(wanted.directory) if wanted.directory else None,
+        sign_key=wanted.sign_key or None,
+        workspace=workspace,
+        progress=part_of(progress, 0.8, 1.0),
+    )
 
 
 def make_candidate(

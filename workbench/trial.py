@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -22,7 +23,43 @@ from workbench.errors import ExportError
 from workbench.exporters import Package
 from workbench.jobs import Progress, silent
 
+KEY_VARIABLE = "WORKBENCH_API_KEY"  # where a package exported with `api_key=environment` looks for its key
 _START_SECONDS = 30.0
+
+
+class _Address(NamedTuple):
+    host: str
+    port: int
+
+
+class Serving(_Address):
+    """A running package; unpacks into host and port.
+
+    Attributes:
+        host: Where it listens.
+        port: Its port for HTTP.
+        key: What callers must send, as `headers` has it; empty if it takes requests without one.
+        grpc_port: Its port for gRPC; 0 if it answers none.
+    """
+
+    key: str
+    grpc_port: int
+
+    def __new__(cls, host: str, port: int, key: str = "", grpc_port: int = 0) -> Serving:
+        """Makes the tuple of host and port; the rest is beside it."""
+        made = super().__new__(cls, host, port)
+        made.key, made.grpc_port = key, grpc_port
+        return made
+
+    @property
+    def url(self) -> str:
+        """Its address for HTTP."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request must bring along."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
 
 @dataclass(frozen=True)
@@ -35,6 +72,7 @@ class Trial:
         milliseconds: Round trip of one JSON request on a connection already open, ms.
         max_abs_error: Largest difference from the answer that the package expects; infinite if it is for other outputs.
         matches: Whether that difference is within rounding.
+        keyed: Whether it was asked with a key, made for this trial.
     """
 
     url: str
@@ -42,6 +80,7 @@ class Trial:
     milliseconds: float
     max_abs_error: float
     matches: bool
+    keyed: bool = False
 
     @property
     def verdict(self) -> str:
@@ -52,37 +91,68 @@ class Trial:
 
 
 @contextlib.contextmanager
-def serve_package(package: Package, *, port: int = 0, progress: Progress = silent) -> Iterator[tuple[str, int]]:
+def serve_package(
+    package: Package, *, port: int = 0, key: str = "", workers: int = 0, progress: Progress = silent
+) -> Iterator[Serving]:
     """Runs a package's server on 127.0.0.1 for as long as the block lasts, with this Python.
 
     Args:
         package: A package with a `command`.
         port: Port to use; a free one if 0.
+        key: What callers have to send, where the package was exported with `api_key=environment`; one is made up if
+            empty.
+        workers: Processes that answer side by side; as many as its config.json says if 0.
         progress: Called while it starts; may raise to cancel.
 
     Yields:
-        Host and port.
+        Host and port, and beside them the key and the port for gRPC.
 
     Raises:
         ExportError: It is for another program, or does not become ready; the message holds the last lines it wrote.
     """
-    _check_startable(package)
-    port = port or _free_port()
-    command = [sys.executable if word == "python" else word for word in package.command]
+    start = _prepare(package, port, key, workers)
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            start.command,
             cwd=package.directory,
+            env=start.environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
         try:
-            _wait_until_ready(package, process, port, progress, output)
-            yield "127.0.0.1", port
+            _wait_until_ready(package, process, start.serving.port, progress, output)
+            yield start.serving
         finally:
             _end(process)
+
+
+def become_service(package: Package, *, port: int = 8000, workers: int = 0) -> NoReturn:
+    """Turns this process into a package's server on 127.0.0.1: it gets the signals, the log and the exit code.
+
+    Where the package wants a key, it is that of `$WORKBENCH_API_KEY`; without one, a key is made up and printed.
+
+    Args:
+        package: A package with a `command`.
+        port: Port to use; a free one if 0.
+        workers: Processes that answer side by side; as many as its config.json says if 0.
+
+    Raises:
+        ExportError: It is for another program.
+    """
+    given = os.environ.get(KEY_VARIABLE, "")
+    start = _prepare(package, port, given, workers)
+    serving = start.serving
+    print(f"{package.name}: {serving.url}/v2/models/{package.name}, until Ctrl+C")
+    if serving.grpc_port:
+        print(f"gRPC: {serving.host}:{serving.grpc_port}")
+    if serving.key:
+        header = "Authorization: Bearer"
+        print(f"Key: that of ${KEY_VARIABLE}" if given else f"Key, made for this run: {header} {serving.key}")
+    sys.stdout.flush()
+    os.chdir(package.directory)
+    os.execvpe(start.command[0], start.command, start.environment)
 
 
 def try_package(package: Package, *, progress: Progress = silent) -> Trial:
@@ -93,20 +163,48 @@ def try_package(package: Package, *, progress: Progress = silent) -> Trial:
     """
     _check_startable(package)
     request, expected = _sample(package)
-    with serve_package(package, progress=progress) as (host, port):
+    with serve_package(package, progress=progress) as serving:
         path = f"/v2/models/{package.name}/infer"
-        connection = http.client.HTTPConnection(host, port, timeout=30)
+        connection = http.client.HTTPConnection(serving.host, serving.port, timeout=30)
         with contextlib.closing(connection):
-            connection.request("GET", "/v2")
+            connection.request("GET", "/v2", headers=serving.headers)
             connection.getresponse().read()
             start = time.perf_counter()
-            connection.request("POST", path, request, {"Content-Type": "application/json"})
+            connection.request("POST", path, request, {"Content-Type": "application/json", **serving.headers})
             response = connection.getresponse()
             body = response.read()
             milliseconds = (time.perf_counter() - start) * 1000
         error = _largest_error(json.loads(body), expected) if response.status == 200 else float("inf")
     scale = max(float(np.abs(np.asarray(t["data"], dtype=np.float64)).max()) for t in expected["outputs"])
-    return Trial(f"http://{host}:{port}{path}", response.status, milliseconds, error, error <= 1e-3 * max(scale, 1.0))
+    matches, keyed = error <= 1e-3 * max(scale, 1.0), bool(serving.key)
+    return Trial(f"{serving.url}{path}", response.status, milliseconds, error, matches, keyed)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """How a package is started, and where it will be."""
+
+    command: list[str]
+    environment: dict[str, str]
+    serving: Serving
+
+
+def _prepare(package: Package, port: int, key: str, workers: int) -> _Start:
+    """What the package's config.json asks for: a key, a port for gRPC."""
+    _check_startable(package)
+    try:
+        config = json.loads((package.directory / "config.json").read_bytes())
+        keyed, grpc = config.get("api_key") == "environment", config.get("grpc") is True
+    except (OSError, ValueError, AttributeError, RecursionError):
+        keyed = grpc = False  # the server says what is wrong with it
+    key = (key or secrets.token_urlsafe(24)) if keyed else ""
+    port, *others = _free_ports(1 + grpc) if not port else (port, *_free_ports(int(grpc)))
+    serving = Serving("127.0.0.1", port, key, *others)
+    command = [sys.executable if word == "python" else word for word in package.command]
+    command += ["--host", serving.host, "--port", str(port)]
+    command += ["--grpc-port", str(serving.grpc_port)] if grpc else []
+    command += ["--workers", str(workers)] if workers else []
+    return _Start(command, {**os.environ, **({KEY_VARIABLE: key} if keyed else {})}, serving)
 
 
 def _check_startable(package: Package) -> None:
@@ -151,17 +249,20 @@ def _wait_until_ready(
                 if connection.getresponse().status == 200:
                     return
         time.sleep(0.05)
+    ended = process.poll()
+    how = f"within {_START_SECONDS:.0f} s" if ended is None else f"but ended with code {ended}"
     output.seek(0)
-    last = " ".join(output.read()[-600:].decode(errors="replace").split())
+    last = " ".join(output.read()[-600:].decode(errors="replace").split()).rstrip(".")
     raise ExportError(
-        f"{package.directory} did not become ready within {_START_SECONDS:.0f} s. It wrote: {last or 'nothing'}.",
+        f"{package.directory} did not become ready {how}. It wrote: {last or 'nothing'}.",
         "Run its start command by hand in that folder to see more.",
     )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """Lets it finish; it ends its workers itself, to which a second signal would mean not to finish."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
@@ -169,8 +270,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different as they are held until the last is found."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

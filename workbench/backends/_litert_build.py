@@ -14,27 +14,15 @@ from typing import Any
 
 from workbench.backends._agreement import Agreement
 from workbench.backends._host import physical_cores
-from workbench.backends._litert_prepare import INPUT, prepare
-from workbench.backends._litert_python import Outcome, find_packages, run_script
+from workbench.backends._litert_prepare import INPUT
+from workbench.backends._litert_python import find_packages
 from workbench.backends._litert_session import ENDS, FILE, End, Ends, Session, open_interpreter, reason
-from workbench.errors import BuildError, MissingDependencyError, ModelError
+from workbench.backends._onnx2tf import CONVERTER, quantized_operators, run_onnx2tf
+from workbench.errors import BuildError, ModelError
 from workbench.jobs import Progress
 from workbench.model import Model, TensorSpec
 from workbench.workspace import write_json
 
-SCRIPT = Path(__file__).with_name("_litert_onnx2tf.py")
-# By module that onnx2tf imports, the packages that bring it.
-CONVERTER = {
-    "onnx2tf": ("onnx2tf",),
-    "tensorflow": ("tensorflow", "tensorflow-cpu"),
-    "tf_keras": ("tf_keras",),
-    "onnx_graphsurgeon": ("onnx_graphsurgeon",),
-    "sng4onnx": ("sng4onnx",),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "ai_edge_litert": ("ai-edge-litert",),
-    "psutil": ("psutil",),
-    "requests": ("requests",),
-}
 FRAGILE = (
     "This converter is fragile: it is written against versions of its time. Export the model with another opset, make "
     "the .tflite file from PyTorch (export_litert), or use another backend."
@@ -61,29 +49,6 @@ class Converted:
     notes: tuple[str, ...]
 
 
-def converter_versions(python: str) -> dict[str, str]:
-    """Versions of the converter and what it works with.
-
-    Args:
-        python: Path of the Python that has it; this one if empty.
-
-    Raises:
-        MissingDependencyError: Something that it needs is not installed.
-        OptionsError: There is no such Python.
-    """
-    found = find_packages(python, CONVERTER)
-    missing = [name for name, number in found.items() if not number]
-    if missing:
-        where = python or "this environment"
-        raise MissingDependencyError(
-            f"LiteRT runs .tflite files, and onnx2tf, which makes one of an ONNX model, needs {', '.join(missing)}, "
-            f"which {where} lacks.",
-            "Install them: pip install 'deployment-workbench[litert,tensorflow]', then pip install --no-deps tf_keras "
-            "(which would bring a second TensorFlow); or name an environment's Python that has them as `converter`.",
-        )
-    return {name: found[name] for name in ("onnx2tf", "tensorflow", "tf_keras")}
-
-
 def convert(
     model: Model, python: str, quantize: str, folder: Path, *, progress: Progress, tell: Callable[[str], object]
 ) -> Converted:
@@ -104,33 +69,13 @@ def convert(
     target = folder / FILE
     title = f"onnx2tf {find_packages(python, CONVERTER)['onnx2tf']}"
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        simplified = Path(scratch) / "model.onnx"
-        request = {
-            "model": simplified,
-            "inputs": prepare(model, simplified),
-            "target": target,
-            "quantize": quantize,
-            "folder": scratch,
-        }
         progress(0.1, f"converting with {title}")
-        outcome = run_script(python, SCRIPT, request, Path(scratch), tell)
-    if outcome.code or "problem" in outcome.result or not target.is_file():
-        remedy = QUANTIZED if quantized_operators(model) else FRAGILE
-        raise BuildError(f"{title} cannot convert {model.name}: {explain(outcome)}.", remedy, "\n".join(outcome.lines))
+        request = {"target": target, "quantize": quantize}
+        outcome = run_onnx2tf(model, python, request, Path(scratch), _remedy, tell)
     progress(0.7, "comparing with ONNX")
     begun = time.monotonic()
     note = _compare(model, target, _named_ends(model, target), _SHARES.get(quantize), title, folder)
     return Converted({**outcome.result["phases"], "check": time.monotonic() - begun}, (note,))
-
-
-def quantized_operators(model: Model) -> bool:
-    """Whether activations are quantized in the model."""
-    from workbench.skeleton import read_skeleton
-
-    return any(
-        node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear") or node.op_type.startswith("QLinear")
-        for node in read_skeleton(model.path).graph.node
-    )
 
 
 def keep_original(model: Model, folder: Path, *, progress: Progress) -> Converted:
@@ -153,18 +98,8 @@ def keep_original(model: Model, folder: Path, *, progress: Progress) -> Converte
     return Converted({"check": time.monotonic() - begun}, ("This is the file that the model was imported from.", note))
 
 
-def explain(outcome: Outcome) -> str:
-    """Why onnx2tf gave up, in words."""
-    problem, lines = str(outcome.result.get("problem", "")), outcome.lines
-    if lacking := list(dict.fromkeys(re.findall(r"'tf\.(\w+)' op is neither", problem))):
-        return f"TensorFlow Lite has no kernel for what it makes of it: TensorFlow's {', '.join(lacking)}"
-    said = [line.partition("ERROR:")[2].strip() for line in lines if line.startswith("ERROR:")]
-    node = next((text.partition(":")[2].strip() for text in said if text.startswith("onnx_op_name:")), "")
-    told = [text for text in said if not re.match(r"(input_)?onnx_|The trace log|Read this|Alternatively", text)]
-    first = next((text for text in (*told, *problem.splitlines()) if text.strip()), "")
-    kind = str(outcome.result.get("kind", ""))
-    why = re.sub(r"\s+", " ", first)[:300].rstrip(". ") or kind or f"it ended with code {outcome.code}"
-    return f"{why} (node '{node}')" if node else why
+def _remedy(model: Model) -> str:
+    return QUANTIZED if quantized_operators(model) else FRAGILE
 
 
 def _compare(model: Model, target: Path, ends: Ends, share: float | None, title: str, folder: Path) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from workbench.backends._host import time_calls_for
 from workbench.backends._tensorrt_lane import Lane
+from workbench.backends._tensorrt_loaded import Plan
 from workbench.backends._tensorrt_log import (
     BITS,
     CARRYING,
@@ -21,7 +22,7 @@ from workbench.backends._tensorrt_log import (
     kind_of,
     type_name,
 )
-from workbench.backends._tensorrt_plan import Plan, load_plan
+from workbench.backends._tensorrt_plan import load_plan
 from workbench.backends._tensorrt_runner import pick_profile
 from workbench.engine import Engine, Layer, Layers, Tensors
 from workbench.jobs import Progress

@@ -6,15 +6,17 @@ Not run on a GPU yet.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.backends._cuda import DeviceBuffer, PinnedBuffer, Stream
-from workbench.backends._tensorrt_plan import Plan
-from workbench.engine import Tensors
 from workbench.errors import EngineError, ModelError, ProviderError
+
+if TYPE_CHECKING:  # exported servers are shipped with this file, but not with what is only a type here
+    from workbench.backends._tensorrt_loaded import Plan
+    from workbench.engine import Tensors
 
 
 @dataclass

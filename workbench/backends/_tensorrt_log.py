@@ -8,9 +8,10 @@ from itertools import product
 from math import prod
 from typing import Literal
 
+from workbench.backends._tensorrt_words import NO_DRIVER as NO_DRIVER
+from workbench.backends._tensorrt_words import plain as plain
 from workbench.engine import Layer
 
-NO_DRIVER = "cudaError 35"  # what every error brings along where there is no driver
 TABLE = "Layers:"
 
 _TYPES = {
@@ -154,10 +155,3 @@ def kind_of(
     changes = {kind for _, kind in inputs} & _NARROW != {kind for _, kind in outputs} & _NARROW
     rounds = "Roun" in words or (changes and "Add" not in words)
     return "quantize" if rounds and words <= _MOVING | _ROUNDING else "compute"
-
-
-def plain(text: str) -> str:
-    """What TensorRT says, without the places in its source and the calls that it puts around."""
-    text = re.sub(r"^\w+::\w+: Error Code \d+: [\w ]+ \(", "", " ".join(text.split()))
-    text = re.sub(r"\[\w+\.\w+:\d+: [^\]]*\] ", "", text)
-    return re.sub(r"\.? In \w+ at /\S+?:\d+\)$", "", text)[:400].rstrip(".")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from workbench.backends._cuda import Event, Graph
 from workbench.backends._feeds import check_feed
 from workbench.backends._tensorrt_lane import Lane
-from workbench.backends._tensorrt_plan import Plan, Range, load_plan
+from workbench.backends._tensorrt_loaded import Plan, choose_profile, misfits
+from workbench.backends._tensorrt_plan import load_plan
 from workbench.engine import Engine, Tensors
 from workbench.errors import EngineError, ModelError, ProviderError
 from workbench.model import Model
@@ -208,52 +208,3 @@ def pick_profile(model: Model, plan: Plan, feed: Tensors) -> int:
         f"{plan.package.title} cannot run {model.name}: {misfits(shapes, plan.profiles)}.",
         "Run it within that range, or build the engine with a profile that covers it ('max_batch' or 'profiles').",
     )
-
-
-def choose_profile(shapes: Mapping[str, tuple[int, ...]], profiles: Sequence[Mapping[str, Range]]) -> int | None:
-    """The optimization profile to run shapes with: of those that allow them, the one made for shapes nearest to them.
-
-    Args:
-        shapes: Of each input.
-        profiles: Smallest, usual and largest shape of each input.
-
-    Returns:
-        Its number; None if no profile allows them.
-    """
-    fitting = [number for number, profile in enumerate(profiles) if not _outside(shapes, profile)]
-    return min(fitting, key=lambda number: _distance(shapes, profiles[number]), default=None)
-
-
-def misfits(shapes: Mapping[str, tuple[int, ...]], profiles: Sequence[Mapping[str, Range]]) -> str:
-    """What no profile allows, with the ranges that they do, e.g. `'image' is 64×3×8×8, allowed are 1–32×3×8×8`."""
-    names = dict.fromkeys(name for profile in profiles for name in _outside(shapes, profile))
-    told = []
-    for name in names:
-        allowed = " or ".join(dict.fromkeys(_spoken(profile[name]) for profile in profiles))
-        told.append(f"'{name}' is {'×'.join(map(str, shapes[name])) or 'a scalar'}, allowed are {allowed}")
-    return "; ".join(told)
-
-
-def _outside(shapes: Mapping[str, tuple[int, ...]], profile: Mapping[str, Range]) -> list[str]:
-    """The inputs that a profile does not allow."""
-    return [
-        name
-        for name, (smallest, _, largest) in profile.items()
-        if len(shapes[name]) != len(smallest)
-        or any(not low <= size <= high for size, low, high in zip(shapes[name], smallest, largest, strict=True))
-    ]
-
-
-def _distance(shapes: Mapping[str, tuple[int, ...]], profile: Mapping[str, Range]) -> float:
-    """How far shapes are from those that a profile was made for: the sum of how many times larger or smaller."""
-    return sum(
-        abs(math.log((size or 1) / (usual or 1)))
-        for name, (_, shape, _) in profile.items()
-        for size, usual in zip(shapes[name], shape, strict=True)
-    )
-
-
-def _spoken(bounds: Range) -> str:
-    smallest, _, largest = bounds
-    sizes = (f"{low}" if low == high else f"{low}–{high}" for low, high in zip(smallest, largest, strict=True))
-    return "×".join(sizes) or "scalars"

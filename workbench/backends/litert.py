@@ -14,22 +14,14 @@ from typing import Annotated, Literal
 from workbench import jobs
 from workbench.artifact import Built, build_artifact, check_file
 from workbench.backends._host import physical_cores
-from workbench.backends._litert_build import (
-    QUANTIZED,
-    Converted,
-    convert,
-    converter_versions,
-    keep_original,
-    quantized_operators,
-)
+from workbench.backends._litert_build import QUANTIZED, Converted, convert, keep_original
 from workbench.backends._litert_session import DEVICE, ENDS, FILE, InterpreterRunner
+from workbench.backends._onnx2tf import converter_versions, foreign_operators, quantized_operators
 from workbench.engine import BuildCheck, BuildLog, Engine, unheard
 from workbench.errors import OptionsError, WorkbenchError
-from workbench.graph.shapes import STANDARD, operator_name
 from workbench.jobs import Progress
 from workbench.model import Model
 from workbench.options import option, to_builtins
-from workbench.skeleton import read_skeleton
 from workbench.workspace import Workspace, read_json, write_json
 
 REQUIRES = {"ai_edge_litert": "litert"}
@@ -109,7 +101,7 @@ def checks(model: Model, options: Options) -> tuple[BuildCheck, ...]:
     if model.original is not None:
         return (BuildCheck("ok", f"{model.name} runs as the .tflite file that it was imported from."),)
     try:
-        versions = converter_versions(options.converter)
+        versions = _converter_versions(options)
     except WorkbenchError as error:
         return (BuildCheck("refused", error.message, error.remedy),)
     found = [
@@ -120,14 +112,7 @@ def checks(model: Model, options: Options) -> tuple[BuildCheck, ...]:
     ]
     if quantized_operators(model):
         found.append(BuildCheck("refused", f"{model.name} is quantized, which onnx2tf does not convert.", QUANTIZED))
-    custom = sorted(
-        {
-            operator_name(node.domain, node.op_type)
-            for node in read_skeleton(model.path).graph.node
-            if node.domain not in STANDARD
-        }
-    )
-    if custom:
+    if custom := foreign_operators(model):
         found.append(
             BuildCheck(
                 "refused",
@@ -153,7 +138,7 @@ def open_runner(engine: Engine) -> Iterator[InterpreterRunner]:
 def _source_versions(model: Model, options: Options) -> dict[str, str]:
     """What decides the file besides the model: the versions of the converter, or the content of the original."""
     if model.original is None:
-        return converter_versions(options.converter)
+        return _converter_versions(options)
     if options.quantize != "none":
         raise OptionsError(
             f"litert cannot quantize {model.name}: it runs the .tflite file that it was imported from, as it is.",
@@ -161,3 +146,8 @@ def _source_versions(model: Model, options: Options) -> dict[str, str]:
         )
     with model.original.open("rb") as stream:
         return {"original": hashlib.file_digest(stream, "sha256").hexdigest()[:16]}
+
+
+def _converter_versions(options: Options) -> dict[str, str]:
+    otherwise = "; or name an environment's Python that has them as `converter`"
+    return converter_versions(options.converter, "LiteRT runs .tflite files", otherwise)

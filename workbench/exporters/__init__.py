@@ -56,6 +56,7 @@ class Contents:
         answer: What the candidate answers to it.
         measured: What was measured of it; None if nothing was.
         plan: Every number of the package, and what it was derived from.
+        progress: For what takes long: called with the share done and a short text; may raise to cancel.
     """
 
     candidate: Candidate
@@ -64,6 +65,7 @@ class Contents:
     answer: Tensors
     measured: Row | None
     plan: ServingPlan
+    progress: Progress = silent
 
 
 def export_package(
@@ -94,20 +96,23 @@ def export_package(
         progress: Called with the share done and a short text; may raise to cancel.
 
     Raises:
-        ExportError: The folder exists, the candidate cannot be packed this way, or the key cannot be used.
+        ExportError: The folder exists, the candidate cannot be packed this way (on its backend, say), or the key
+            cannot be used.
         MissingDependencyError: It is to be signed, and what signs is not installed.
         WorkspaceError: The folder cannot be written.
     """
     key_file = Path(sign_key).expanduser() if sign_key else None
     signer = check_key(key_file) if key_file else ""  # said now, not after the work
+    check_backend(candidate, exporter)
     plugin = find_plugin("exporters", exporter)
     checked = make_options(plugin.Options, options, f"exporter {exporter}")
     workspace = workspace or Workspace()
     one = sample.take(candidate.engine.model.fixed_batch or 1)
-    answer = predict(candidate.engine, one, batch=len(one), workspace=workspace, progress=part_of(progress, 0.0, 0.7))
+    answer = predict(candidate.engine, one, batch=len(one), workspace=workspace, progress=part_of(progress, 0.0, 0.6))
     found = measured if isinstance(measured, Measurements) else Measurements(measured)
     plan = plan_serving(candidate, found, sample)
-    contents = Contents(candidate, _slug(candidate.engine.model.name), one.inputs, answer, found.row, plan)
+    name, report = _slug(candidate.engine.model.name), part_of(progress, 0.7, 0.95)
+    contents = Contents(candidate, name, one.inputs, answer, found.row, plan, report)
     if directory is None:
         key = {"engine": engine_key(candidate.engine), "options": to_builtins(checked), "sample": one.sha256}
         key |= {"measured": to_builtins(found), "samples": sample.sha256, "exporter": exporter}
@@ -121,7 +126,7 @@ def export_package(
             raise ExportError(
                 f"{final} exists already, and nothing in it is overwritten.", "Choose a folder that does not exist yet."
             )
-    progress(0.8, "writing the package")
+    progress(0.7, "writing the package")
     with new_directory(final) as folder, writing(final):
         plugin.export(contents, checked, folder)
         manifest = {
@@ -132,12 +137,27 @@ def export_package(
             "engine": engine_key(candidate.engine),
         }
         write_json(folder / MANIFEST, manifest)
-        name = contents.name
         write_provenance(folder, Origin(candidate, name, exporter, to_builtins(checked), sample.name, found, plan))
         if key_file:
             sign(folder, key_file)
     progress(1.0, "package written")
     return read_package(final)
+
+
+def check_backend(candidate: Candidate, exporter: str) -> None:
+    """Refuses a candidate whose backend an exporter does not run: for before anything is measured for a package of it.
+
+    Raises:
+        ExportError: Names the backends that it runs.
+    """
+    plugin = find_plugin("exporters", exporter)
+    known: tuple[str, ...] | None = plugin.backends() if hasattr(plugin, "backends") else None
+    if known is not None and candidate.engine.backend not in known:
+        raise ExportError(
+            f"The exporter {exporter} runs {', '.join(known)}; {candidate.name} is built for "
+            f"{candidate.engine.backend}.",
+            "Choose a candidate on one of these, or another exporter.",
+        )
 
 
 def read_package(directory: Path) -> Package:

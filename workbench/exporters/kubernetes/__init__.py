@@ -98,6 +98,12 @@ class Options:
     ] = ""
 
 
+def backends() -> tuple[str, ...]:
+    """The backends whose candidates it serves: those of the server inside."""
+    served: tuple[str, ...] = find_plugin("exporters", "server").backends()
+    return served
+
+
 def export(contents: Contents, options: Options, directory: Path) -> None:
     """Fills `directory` with `image/`, `base/`, `overlays/`, `canary/`, `kserve/` and a README.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from workbench.exporters import Contents
 from workbench.exporters._parts import common_words, write_samples
-from workbench.exporters.triton._backends import Target, find_target
+from workbench.exporters.triton._backends import TAKEN, Target, find_target
 from workbench.exporters.triton._config import (
     Batching,
     find_batching,
@@ -61,6 +61,11 @@ class Options:
     image: Annotated[
         str, option("Container image with Triton that the README names.", example="tritonserver:24.10-py3")
     ] = "tritonserver:24.10-py3"
+
+
+def backends() -> tuple[str, ...]:
+    """The backends whose candidates Triton runs as they were measured."""
+    return TAKEN
 
 
 def export(contents: Contents, options: Options, directory: Path) -> None:

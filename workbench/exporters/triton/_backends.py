@@ -51,13 +51,12 @@ def find_target(candidate: Candidate, plan: ServingPlan) -> Target:
         ExportError: It has no backend that does, or the candidate's settings cannot be given to it.
     """
     engine = candidate.engine
-    makers = {"onnxruntime": _onnxruntime, "openvino": _openvino, "tensorrt": _tensorrt}
-    if engine.backend not in makers:
+    if engine.backend not in _MAKERS:
         raise ExportError(
             f"Triton has no backend that runs {candidate.name} as {engine.backend} does.",
             "Choose a candidate on ONNX Runtime, OpenVINO or TensorRT.",
         )
-    return makers[engine.backend](engine, plan)
+    return _MAKERS[engine.backend](engine, plan)
 
 
 def _onnxruntime(engine: Engine, plan: ServingPlan) -> Target:
@@ -168,3 +167,7 @@ def _tensorrt(engine: Engine, plan: ServingPlan) -> Target:
 
 def _parameter(key: str, value: int | str, comment: str) -> Field:
     return Field("parameters", (Field("key", key), Field("value", (Field("string_value", str(value)),))), comment)
+
+
+_MAKERS = {"onnxruntime": _onnxruntime, "openvino": _openvino, "tensorrt": _tensorrt}
+TAKEN = tuple(_MAKERS)  # backends whose candidates Triton runs

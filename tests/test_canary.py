@@ -29,11 +29,11 @@ from tests.serving.proxies import (
     request_of,
     running_service,
 )
-from workbench._canary_proxy import Weight
-from workbench._canary_run import Plan, Run
-from workbench._canary_state import only_run, read_state
-from workbench._canary_verdict import Limits, chance_of
 from workbench.canary import CanaryResult, CanaryStep, read_canary, read_weight, run_canary
+from workbench.canary._proxy import Weight
+from workbench.canary._run import Plan, Run
+from workbench.canary._state import only_run, read_state
+from workbench.canary._verdict import Limits, chance_of
 from workbench.dataset import Dataset
 from workbench.errors import Cancelled, ExportError, OptionsError, ServiceError
 from workbench.exporters import Package
@@ -293,7 +293,7 @@ def test_a_second_run_on_the_same_proxy_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_whose_process_is_gone_is_not_shown_as_running(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from workbench._canary_state import *\n"
+        "import sys, time; from pathlib import Path; from workbench.canary._state import *\n"
         "folder = Path(sys.argv[1])\n"
         "with only_run(folder):\n"
         "    write_state(folder, CanaryState(25.0, 'running', 'At 25 %.')); print(flush=True); time.sleep(60)"

@@ -90,9 +90,9 @@ def test_batches_are_put_together_only_where_that_pays(candidate: Candidate) -> 
     assert (plan.max_batch.value, plan.max_batch.source) == (8, "2.26 × the throughput of batch 1 in the sweep")
     assert (plan.batch_wait_ms.value, plan.batch_wait_ms.source) == (9, "0.5 × the 18 ms of such a batch")
 
-    flat = sweep_of(point_of(1, 400, 5.0), point_of(4, 408, 20.0))
+    flat = sweep_of(point_of(1, 400, 5.0), point_of(4, 448, 20.0))
     plan = plan_serving(candidate, Measurements(None, CURVE, flat))
-    assert (plan.max_batch.value, plan.max_batch.source) == (1, "off: batches gain 2% at most")
+    assert (plan.max_batch.value, plan.max_batch.source) == (1, "off: batches gain 12% at most")
     assert plan.batch_wait_ms.value == 0
 
 
@@ -121,6 +121,16 @@ def test_the_buckets_tell_the_median_and_the_tail(candidate: Candidate) -> None:
     assert bounds[-1] >= 40
     assert np.all(np.diff(bounds) > 0)
     assert np.allclose(bounds[1:] / bounds[:-1], math.sqrt(2), rtol=0.01)
+
+
+def test_buckets_of_a_wide_range_rise_faster_and_still_reach_the_tail(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(row_of(candidate, 0.02, 500.0)))
+    bounds = np.array(plan.buckets_ms)
+
+    assert len(bounds) == 25
+    assert bounds[0] == 0.01
+    assert bounds[-1] == 8 * 500
+    assert np.allclose(bounds[1:] / bounds[:-1], (4000 / 0.01) ** (1 / 24), rtol=0.01)
 
 
 def test_the_inputs_are_described_for_drift(candidate: Candidate) -> None:

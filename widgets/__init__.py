@@ -18,6 +18,7 @@ from widgets.export import Export
 from widgets.graph import Graph
 from widgets.load import Load
 from widgets.load_test import LoadTest
+from widgets.monitor import Monitor
 from widgets.predictions import Predictions
 from widgets.profile import Profile
 from widgets.sensitivity import Sensitivity
@@ -34,6 +35,7 @@ __all__ = [
     "Graph",
     "Load",
     "LoadTest",
+    "Monitor",
     "NetronView",
     "Panel",
     "Predictions",

@@ -18,6 +18,7 @@ from widgets.export import Export
 from widgets.graph import Graph
 from widgets.load import Load
 from widgets.load_test import LoadTest
+from widgets.monitor import Monitor
 from widgets.predictions import Predictions
 from widgets.profile import Profile
 from widgets.sensitivity import Sensitivity
@@ -28,7 +29,7 @@ from workbench.workspace import Workspace, default_root
 
 
 class Workbench(Static):
-    """From Load over Inspect, Compress and Build to Compare, Explain and Export: a step for each.
+    """From Load over Inspect, Compress and Build to Compare, Explain, Export and Monitor: a step for each.
 
     Args:
         workspace: A Workspace, or the folder that keeps results; the default one if None.
@@ -49,6 +50,7 @@ class Workbench(Static):
         self.explain = Explain(workspace=root)
         self.load_test = LoadTest(workspace=root)
         self.export = Export(workspace=root)
+        self.monitor = Monitor(workspace=root)
         self._steps: dict[str, tuple[Static, ...]] = {
             "Load": (self.load,),
             "Inspect": (self.graph,),
@@ -62,6 +64,7 @@ class Workbench(Static):
             "Explain": (self.explain,),
             "Load test": (self.load_test,),
             "Export": (self.export,),
+            "Monitor": (self.monitor,),
         }
         self._panels = tuple(panel for panels in self._steps.values() for panel in panels)
         self._machine = read_environment()
@@ -96,6 +99,8 @@ class Workbench(Static):
         for panel in (self.predictions, profile, explain, self.export):
             t.dlink((compare, "comparison"), (panel, "comparison"))
         t.dlink((compare, "choice"), (self.export, "choice"))
+        t.dlink((self.export, "package"), (self.monitor, "package"))
+        t.dlink((self.load_test, "curve"), (self.monitor, "curve"))
         for name in ("curve", "curve_engine", "sweep", "sweep_engine"):
             t.dlink((self.load_test, name), (self.export, name))
         t.link((explain, "additions"), (compare, "additions"))

@@ -6,6 +6,13 @@ from .backends import predict as predict
 from .budget import BudgetOptions as BudgetOptions
 from .budget import BudgetResult as BudgetResult
 from .budget import quantize_within_budget as quantize_within_budget
+from .canary import CanaryOptions as CanaryOptions
+from .canary import CanaryResult as CanaryResult
+from .canary import CanaryState as CanaryState
+from .canary import CanaryStep as CanaryStep
+from .canary import read_canary as read_canary
+from .canary import run_canary as run_canary
+from .canary import run_proxy as run_proxy
 from .choice import choose as choose
 from .choice import pareto_front as pareto_front
 from .comparison import Candidate as Candidate
@@ -79,6 +86,7 @@ from .model import TensorSpec as TensorSpec
 from .model_report import conversion_text as conversion_text
 from .model_report import diff_text as diff_text
 from .model_report import model_text as model_text
+from .package_host import host_package as host_package
 from .plugins import list_plugins as list_plugins
 from .profile_report import match_text as match_text
 from .profile_report import profile_text as profile_text
@@ -100,6 +108,15 @@ from .sensitivity import SensitivityOptions as SensitivityOptions
 from .sensitivity import measure_sensitivity as measure_sensitivity
 from .sensitivity_report import budget_text as budget_text
 from .sensitivity_report import sensitivity_text as sensitivity_text
+from .service.load import ServiceLoad as ServiceLoad
+from .service.load import ServiceLoadOptions as ServiceLoadOptions
+from .service.load import load_service as load_service
+from .service.metrics import ServiceStats as ServiceStats
+from .service.report import service_load_text as service_load_text
+from .service.report import service_text as service_text
+from .service.watch import Moment as Moment
+from .service.watch import WatchOptions as WatchOptions
+from .service.watch import watch_service as watch_service
 from .serving_measure import MeasureServingOptions as MeasureServingOptions
 from .serving_measure import measure_serving as measure_serving
 from .serving_plan import Measurements as Measurements

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from workbench import model_report, report
+from workbench._canary_commands import canary
 from workbench._compress_commands import budget, prune_to_latency, sensitivity
 from workbench._engine_commands import build_command, engine, explore, export_litert, rebuild
 from workbench._flags import Calibration, Model, Provider, Root, Samples, Threads, backend_options, flags, show_progress
@@ -29,6 +30,7 @@ from workbench._measure_commands import (
     sweep,
 )
 from workbench._plugin_commands import export_command, import_command, transform_command
+from workbench._serving_commands import load_service, watch
 from workbench._training_commands import distil, prune_module
 from workbench.backends import find_unsupported
 from workbench.choice import ChoiceOptions
@@ -210,6 +212,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "try": try_,
     "serve": serve,
     "verify": verify,
+    "watch": watch,
+    "load-service": load_service,
+    "canary": canary,
     "show": show,
     "plugins": plugins,
 }

@@ -15,11 +15,13 @@ from workbench.measure.sweep import Sweep
 _SHARE_OF_KNEE = 0.7  # of the throughput at the knee that one replica is planned for: bursts need room
 _OVER_P99 = 3.0  # times the measured 99th percentile under load before somebody is called
 _ERRORS = 0.01  # share of failed requests before somebody is called
+_LEAST_GAIN = 1.2  # × the throughput of batch 1: putting requests together costs the service copies that no sweep sees
 _WAIT_SHARE = 0.5  # of one inference: longest time that a request waits for others to make a batch
 _QUEUED_SECONDS = 1.0  # of work that may wait before requests are turned away
 _PATIENCE = 20.0  # times the measured 99th percentile before a request is given up
 _MEMORY_ROOM = 1.5  # times the measured peak
 _BUCKETS_PER_DOUBLING = 2
+_MOST_BUCKETS = 24
 _USUAL_BUCKETS_MS = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
 
 
@@ -207,7 +209,7 @@ def _capacity_of_row(row: Row | None, instances: Derived) -> Derived:
 
 
 def _batching(found: Measurements, p50: Derived) -> tuple[Derived, Derived]:
-    """Batches as large as the sweep's best, where those give more than batch 1 does on the best division of cores."""
+    """Batches as large as the sweep's best, where those clearly beat batch 1 on the best division of cores."""
     off = Derived(0, "ms", "requests are not put together")
     points = [point for point in found.sweep.points if point.stats] if found.sweep else []
     alone = max((point.samples_per_second for point in points if point.batch == 1), default=0.0)
@@ -215,7 +217,7 @@ def _batching(found: Measurements, p50: Derived) -> tuple[Derived, Derived]:
         return Derived(1, "samples", "off, as larger batches were not measured", measured=False), off
     best = max(points, key=lambda point: point.samples_per_second)
     gain = best.samples_per_second / alone
-    if best.batch == 1 or gain < 1.03:
+    if best.batch == 1 or gain < _LEAST_GAIN:
         return Derived(1, "samples", f"off: batches gain {max(0.0, gain - 1):.0%} at most"), off
     assert best.stats is not None
     wait = _neat(max(0.2, _WAIT_SHARE * best.stats.service_ms))
@@ -239,12 +241,16 @@ def _memory(candidate: Candidate, found: Measurements, at_knee: LoadStats | None
 
 
 def _buckets(p50: Derived, p99: Derived) -> tuple[tuple[float, ...], str]:
-    """Bounds that rise by √2 from half the median to eight times the 99th percentile, so that both are told well."""
+    """Bounds from half the median to eight times the 99th percentile, so that both are told well.
+
+    They rise by √2, or by more where that would take too many series.
+    """
     if not p50.measured:
         return _USUAL_BUCKETS_MS, "not measured; usual ones"
     low, high = p50.value / 2, 8 * max(p99.value, p50.value)
-    steps = math.ceil(_BUCKETS_PER_DOUBLING * math.log2(high / low))
-    bounds = [_neat(low * 2 ** (step / _BUCKETS_PER_DOUBLING)) for step in range(min(steps, 24) + 1)]
+    steps = min(math.ceil(_BUCKETS_PER_DOUBLING * math.log2(high / low)), _MOST_BUCKETS)
+    rise = max(2 ** (1 / _BUCKETS_PER_DOUBLING), (high / low) ** (1 / steps))
+    bounds = [_neat(low * rise**step) for step in range(steps + 1)]
     words = f"from half the median of {p50.value:g} ms to 8 × the 99th percentile of {p99.value:g} ms"
     return tuple(dict.fromkeys(bounds)), words
 

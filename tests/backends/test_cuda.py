@@ -17,10 +17,11 @@ from workbench.backends._cuda import Cuda, DeviceTimer, Gpu, gpu_names, gpus, lo
 from workbench.backends._cuda_words import NO_DEVICE, NO_MEMORY, OLD_DRIVER, driver_version, refusal
 from workbench.backends._tensorrt_inspector import parse_engine_information, profile_plan, with_times
 from workbench.backends._tensorrt_lane import numpy_type
+from workbench.backends._tensorrt_loaded import choose_profile, make_log, misfits, said_invalid
 from workbench.backends._tensorrt_log import NO_DRIVER
 from workbench.backends._tensorrt_package import find_package
-from workbench.backends._tensorrt_plan import _make_log, _said_invalid, misfit, refit_plan
-from workbench.backends._tensorrt_runner import choose_profile, misfits, open_plan
+from workbench.backends._tensorrt_plan import misfit, refit_plan
+from workbench.backends._tensorrt_runner import open_plan
 from workbench.engine import Layer
 from workbench.errors import EngineError, ProviderError
 from workbench.jobs import silent
@@ -285,7 +286,7 @@ def test_a_plan_is_not_run_without_a_gpu_and_says_so(tiny: Model, tmp_path: Path
 def test_what_tensorrt_is_handed_answers_to_it() -> None:
     """The classes that TensorRT calls back, made of the real ones."""
     trt = find_package("tensorrt_rtx").module
-    log = _make_log(trt)
+    log = make_log(trt)
     log.log(trt.ILogger.Severity.WARNING, "of no matter")
     log.log(trt.ILogger.Severity.ERROR, f"IRuntime::x: Error Code 1: Cuda Runtime ({NO_DRIVER}: too old)")
     assert log.reason() == "there is no NVIDIA driver"
@@ -295,5 +296,5 @@ def test_what_tensorrt_is_handed_answers_to_it() -> None:
     assert log.reason() == "it does not say why"
 
     runtime = trt.Runtime(log)
-    assert _said_invalid(runtime, trt, b"no plan at all" * 9) == "the file is no plan"
-    assert _said_invalid(runtime, trt, b"") == "the file is no plan"
+    assert said_invalid(runtime, trt, b"no plan at all" * 9) == "the file is no plan"
+    assert said_invalid(runtime, trt, b"") == "the file is no plan"

@@ -57,7 +57,7 @@ def test_a_profile_is_read_as_it_is_written(text_model: Model) -> None:
     [
         ("ids: 1x1 1x128 8x512", r"Profile 2 leaves out mask .*Give every dynamic input, e\.g\. 'ids: 1x1 1x128"),
         (f"{TEXT}; ids: 1x1 1x128 8x512", "Profile 2 names 'ids' twice"),
-        (f"{TEXT}; masks: 1x1 1x128 8x512", "Profile 2 names 'masks', which text has not. Did you mean 'mask'"),
+        (f"{TEXT}; masks: 1x1 1x128 8x512", "Profile 2 names 'masks', which is no input of text. Did you mean 'mask'"),
         ("ids: 1x1 1x128; mask: 1x1 1x128 8x512", "Profile 2, ids cannot be read at 'ids: 1x1 1x128'"),
         ("ids 1x1 1x128 8x512", "Profile 2 cannot be read at 'ids 1x1"),
         ("ids: 1x1 1x-8 8x512", "Profile 2, ids cannot be read"),

@@ -82,7 +82,7 @@ def _take_pictures(user: User) -> None:
 
 @pytest.mark.parametrize("open_notebook", ["voila"], indirect=True)
 def test_the_steps_fit_a_narrow_page(open_notebook, tmp_path: pathlib.Path) -> None:
-    """Twelve steps at 800 px: in two rows at most, each within the page."""
+    """Thirteen steps at 800 px: in two rows at most, each within the page."""
     page = open_notebook(APP.partition("app.load")[0].format(workspace=str(tmp_path)) + "app")
     tabs = page.locator(".wb-app > .widget-tab > .lm-TabBar .lm-TabBar-tab")
     expect(tabs).to_have_count(12, timeout=SLOW)

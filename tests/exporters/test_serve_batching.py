@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import os
+import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.exporters.serving import (
+    INFER,
     MODEL,
     Server,
     serving,
@@ -96,13 +102,21 @@ def test_without_batches_each_runs_alone_on_its_instance(slow: Path) -> None:
 
 
 @pytest.fixture
+def threaded(tmp_path: Path, steps_per_second: float) -> Path:
+    """A model that takes some hundredth of a second: worth a thread."""
+    write_model(write_package(tmp_path / "package") / "model.onnx", int(0.01 * steps_per_second))
+    return configure(tmp_path / "package", max_batch=4, batch_wait_ms=5000)
+
+
+@pytest.fixture
 def quick(tmp_path: Path) -> Path:
+    """A model that takes less time than a thread costs."""
     write_model(write_package(tmp_path / "package") / "model.onnx", 2)
     return configure(tmp_path / "package", max_batch=4, batch_wait_ms=5000)
 
 
-def test_a_caller_alone_never_waits_and_callers_in_step_wait_for_each_other(quick: Path) -> None:
-    with serving(quick) as server:
+def test_a_caller_alone_never_waits_and_callers_in_step_wait_for_each_other(threaded: Path) -> None:
+    with serving(threaded) as server:
         began = time.monotonic()
         for _ in range(5):
             assert server.infer(request(ROWS[:1]))[0] == 200
@@ -116,9 +130,9 @@ def test_a_caller_alone_never_waits_and_callers_in_step_wait_for_each_other(quic
         assert time.monotonic() - began < 4
 
 
-def test_who_is_waited_for_in_vain_costs_the_wait_once(quick: Path) -> None:
-    configure(quick, max_batch=4, batch_wait_ms=300)
-    with serving(quick) as server:
+def test_who_is_waited_for_in_vain_costs_the_wait_once(threaded: Path) -> None:
+    configure(threaded, max_batch=4, batch_wait_ms=300)
+    with serving(threaded) as server:
         server.infer(request(ROWS[:3]))
         seconds = []
         for _ in range(2):
@@ -129,28 +143,80 @@ def test_who_is_waited_for_in_vain_costs_the_wait_once(quick: Path) -> None:
     assert seconds[1] < 0.2
 
 
-def test_the_values_of_one_do_not_fail_the_others(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def connections(server: Server, count: int) -> Iterator[list[http.client.HTTPConnection]]:
+    """Connections that the server has accepted."""
+    with contextlib.ExitStack() as stack:
+        made = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=20) for _ in range(count)]
+        for connection in made:
+            stack.callback(connection.close)
+            connection.request("GET", "/v2")
+            connection.getresponse().read()
+        yield made
+
+
+def ask_at_once(
+    server: Server, callers: list[http.client.HTTPConnection], bodies: list[dict[str, Any]]
+) -> list[tuple[int, dict[str, Any]]]:
+    """Has all requests lie there before the server reads the first."""
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        for caller, body in zip(callers, bodies, strict=True):
+            caller.request("POST", INFER, json.dumps(body))
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    responses = [caller.getresponse() for caller in callers]
+    return [(response.status, json.loads(response.read())) for response in responses]
+
+
+def test_a_quick_model_takes_together_what_arrives_together_and_waits_for_nobody(quick: Path) -> None:
+    session = ort.InferenceSession(quick / "model.onnx", providers=["CPUExecutionProvider"])
+    with serving(quick) as server, connections(server, 8) as callers:
+        for _ in range(6):  # it looks out for others only now and then while callers are alone, so not at once
+            before = batches(server)
+            answers = ask_at_once(server, callers, [request(row[None]) for row in ROWS])
+            after = batches(server)
+        began = time.monotonic()
+        for _ in range(5):
+            assert server.infer(request(ROWS[:3]))[0] == 200
+        assert time.monotonic() - began < 1
+    assert (after[0] - before[0], after[1] - before[1]) == (2, 8)
+    results = np.float32([answer["outputs"][0]["data"] for _, answer in answers])
+    np.testing.assert_allclose(results, session.run(["y"], {"x": ROWS})[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("further", [(), ("length",)], ids=["where they stand", "in threads"])
+def test_the_values_of_one_do_not_fail_the_others(tmp_path: Path, further: tuple[str, ...]) -> None:
     folder = write_package(tmp_path / "package")
     ids, chosen = (
-        helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch"]),
-        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4]),
+        helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", *further]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", *further, 4]),
     )
     table = numpy_helper.from_array(ROWS, "table")
     write_graph(folder / "model.onnx", [helper.make_node("Gather", ["table", "ids"], ["y"])], [ids], [chosen], [table])
-    inputs = [{"name": "ids", "datatype": "INT64", "shape": [-1]}]
-    config = with_model(**{**ALONE, "inputs": inputs}, references=[], max_batch=8, batch_wait_ms=5000)
+    inputs = [{"name": "ids", "datatype": "INT64", "shape": [-1] * (1 + len(further))}]
+    outputs = [{"name": "y", "datatype": "FP32", "shape": [*inputs[0]["shape"], 4]}]
+    changes = {**ALONE, "inputs": inputs, "outputs": outputs}
+    config = with_model(**changes, references=[], max_batch=8, batch_wait_ms=400)
     (folder / "config.json").write_text(json.dumps(config))
 
     def pick(*ids: int) -> dict[str, Any]:
-        return {"inputs": [{"name": "ids", "datatype": "INT64", "shape": [len(ids)], "data": ids}]}
+        shape = [len(ids)] + [1] * len(further)
+        return {"inputs": [{"name": "ids", "datatype": "INT64", "shape": shape, "data": ids}]}
 
     with serving(folder) as server:
         assert server.infer(pick(0, 1, 2))[0] == 200
-        good, bad, other = (Caller(server, pick(n)) for n in (3, 99, 5))
-        np.testing.assert_array_equal(good.result(), ROWS[3:4])
-        np.testing.assert_array_equal(other.result(), ROWS[5:6])
-        bad.join(20)
-        assert (bad.status, "does not take these values" in bad.answer["error"]) == (400, True)
+        one, wrong, other = (Caller(server, pick(n)) for n in (3, 99, 5))
+        np.testing.assert_array_equal(one.result().reshape(-1, 4), ROWS[3:4])
+        np.testing.assert_array_equal(other.result().reshape(-1, 4), ROWS[5:6])
+        wrong.join(20)
+        assert (wrong.status, "does not take these values" in wrong.answer["error"]) == (400, True)
+        with connections(server, 8) as callers:
+            for _ in range(6):  # in the end they are taken together, as the model is quick
+                *good, bad = ask_at_once(server, callers, [pick(n) for n in (0, 1, 2, 3, 4, 5, 6, 99)])
+                assert [status for status, _ in good] == [200] * 7, good
+                np.testing.assert_array_equal([answer["outputs"][0]["data"] for _, answer in good], ROWS[:7])
+                assert (bad[0], "does not take these values" in bad[1]["error"]) == (400, True)
 
 
 def test_samples_that_change_each_other_are_not_put_together(tmp_path: Path) -> None:

@@ -146,6 +146,8 @@ FAULTS = [
     (with_model(path="/model.onnx"), "'/model.onnx' leads out of the package"),
     (with_model(sample="../sample.json"), "'../sample.json' leads out of the package"),
     (with_model(buckets_seconds=[0.2, 0.1]), "buckets_seconds must rise"),
+    ({**CONFIG, "workers": 0}, "Expected `int` >= 1"),
+    ({**CONFIG, "workers": 1000}, "Expected `int` <= 256"),
     (with_model(references=[{"name": "z", "mean": 0, "deviation": 1}]), "'z', which is no input"),
 ]
 READ = """
@@ -216,40 +218,7 @@ def test_the_code_stands_alone(name: str) -> None:
 def test_readme_has_exactly_its_placeholders() -> None:
     template = Template((TEMPLATES / "README.md").read_text())
     names = {"name", "inputs", "outputs", "candidate", "measured", "created", "python"}
-    names |= {"numbers", "key", "start", "header", "environment", "grpc"}
+    names |= {"numbers", "key", "start", "header", "environment", "grpc", "workers", "hardware"}
     assert set(template.get_identifiers()) == names
     assert template.is_valid()
     assert "$" not in template.substitute(dict.fromkeys(names, "value"))
-
-
-def memory(server: Server) -> int:
-    """Bytes that the server holds."""
-    return int(server.metrics()["process_resident_memory_bytes"])
-
-
-def test_abuse_costs_the_service_little(server: Server) -> None:
-    """300 slow callers, halves of requests and 200 MB at once: all are turned away, and the next is answered."""
-    head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\n"
-    starts = [
-        b"GET /v2 HTTP/1.1\r\nX: ",
-        f"{head}Content-Length: 199999\r\n\r\n{{".encode(),
-        f"{head}Transfer-Encoding: chunked\r\n\r\n10\r\n{{".encode(),
-    ]
-    server.infer({"inputs": tensors()})
-    before = memory(server)
-    with contextlib.ExitStack() as ends:
-        callers = [ends.enter_context(server.open()) for _ in range(300)]
-        for place, caller in enumerate(callers):
-            caller.sendall(starts[place % 3])
-        large = ends.enter_context(server.open())
-        large.sendall(f"{head}Content-Length: 200000000\r\n\r\n".encode())
-        with contextlib.suppress(OSError):
-            for _ in range(200):
-                large.sendall(bytes(1_000_000))
-        assert memory(server) - before < 32e6
-        answers = [read_all(caller)[:12] for caller in callers]
-    assert {*answers[::3]} == {b""}
-    # Two places are there for bodies: who has one is too slow, and who has none is told so at once.
-    assert {*answers[1::3], *answers[2::3]} == {b"HTTP/1.1 408", b"HTTP/1.1 503"}
-    assert memory(server) - before < 32e6
-    assert server.infer({"inputs": tensors()})[0] == 200

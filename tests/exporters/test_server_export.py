@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,25 @@ def test_options_come_before_the_plan(export: Export, tmp_path: Path) -> None:
     assert (entry["version"], entry["path"]) == ("1.4", "models/tiny/1.4/model.onnx")
 
 
+def test_what_callers_may_cost_follows_from_the_sample_and_the_queue(export: Export, tmp_path: Path) -> None:
+    def limits(**options: Any) -> dict[str, Any]:
+        if (tmp_path / "package").exists():
+            shutil.rmtree(tmp_path / "package")
+        export(options=options)
+        config: dict[str, Any] = json.loads((tmp_path / "package" / "config.json").read_text())
+        assert config["workers"] == options.get("workers", 1)
+        return dict(config["limits"])
+
+    usual = limits()
+    assert (usual["body_bytes"], usual["total_body_bytes"], usual["connections"]) == (16_000_000, 64_000_000, 256)
+    sample = (tmp_path / "package" / "sample_request.json").stat().st_size
+    asked = limits(body_megabytes=0.001, queue=1000, workers=4)
+    assert (asked["body_bytes"], asked["total_body_bytes"], asked["connections"]) == (1000, 1000 * sample, 4000)
+    readme = (tmp_path / "package" / "README.md").read_text()
+    assert "| connections | 4,000 connections | 4 for each request of the queue, at least 256 |" in readme
+    assert "**Workers.** It runs 4 workers;" in readme
+
+
 def test_a_model_with_a_fixed_batch_is_not_batched(
     export: Export, model_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -131,6 +151,6 @@ def test_a_bad_version_and_another_runtime_are_refused(tiny: Model, tiny_data: D
         export_package(candidate, options={"api_key": "mine"}, sample=tiny_data, directory=tmp_path / "package")
     plugin = find_plugin("exporters", "server")
     foreign = replace(candidate, engine=replace(candidate.engine, backend="litert"))
-    with pytest.raises(ExportError, match="runs ONNX Runtime and OpenVINO only; it is built for litert"):
+    with pytest.raises(ExportError, match="runs ONNX Runtime, OpenVINO and TensorRT only; it is built for litert"):
         plugin.export(Contents(foreign, "tiny", {}, {}, None, plan_serving(candidate)), plugin.Options(), tmp_path)
     assert not (tmp_path / "package").exists()

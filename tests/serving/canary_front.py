@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.serving.proxies import Callers, Service, ask, free_port, running_service
-from workbench._canary_proxy import Weight, open_proxy, read_package_settings
 from workbench.backends import build_engine
 from workbench.canary import run_proxy
+from workbench.canary._proxy import Weight, open_proxy, read_package_settings
 from workbench.comparison import Candidate
 from workbench.dataset import Dataset
 from workbench.exporters import Package, export_package

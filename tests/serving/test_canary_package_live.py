@@ -26,9 +26,9 @@ from tests.serving.proxies import (
     request_of,
     running_service,
 )
-from workbench._canary_proxy import Weight, open_proxy, read_package_settings
 from workbench.backends import build_engine
 from workbench.canary import read_canary, read_weight, run_proxy
+from workbench.canary._proxy import Weight, open_proxy, read_package_settings
 from workbench.comparison import Candidate
 from workbench.dataset import Dataset
 from workbench.errors import ExportError

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.exporters.serving import serving, with_model, write_model, write_package
+from tests.service.test_load import request_of
 from tests.serving.prometheus import find_program, free_address, get_programs, running
-from tests.test_service_load import request_of
 from workbench.errors import ServiceError
-from workbench.service_load import load_service
-from workbench.service_watch import watch_service
+from workbench.service.load import load_service
+from workbench.service.watch import watch_service
 
 
 @pytest.mark.serving

@@ -5,18 +5,16 @@ Not run on a GPU yet.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.backends._cuda import DeviceBuffer, PinnedBuffer, Stream
+from workbench.backends._tensorrt_loaded import Plan
 from workbench.errors import EngineError, ModelError, ProviderError
-
-if TYPE_CHECKING:  # exported servers are shipped with this file, but not with what is only a type here
-    from workbench.backends._tensorrt_loaded import Plan
-    from workbench.engine import Tensors
 
 
 @dataclass
@@ -77,7 +75,7 @@ class Lane:
         """Whether the shapes of all outputs follow from those of the inputs, as a CUDA graph needs it."""
         return all(port.view is not None for port in self._ports)
 
-    def load(self, feed: Tensors) -> None:
+    def load(self, feed: Mapping[str, NDArray[Any]]) -> None:
         """Copies inputs into pinned memory, and gets memory for the outputs.
 
         The arrays may lie in any order, and may be read-only; they can be changed once this has returned.
@@ -129,7 +127,7 @@ class Lane:
             self.stream.synchronize()
         return {name: view for name, view in found.items() if view is not None}
 
-    def run(self, feed: Tensors) -> dict[str, NDArray[Any]]:
+    def run(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Loads, queues and waits; the outputs are as `collect` gives them.
 
         Raises:

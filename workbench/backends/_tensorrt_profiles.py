@@ -144,7 +144,9 @@ def _parse(model: Model, text: str, where: str) -> OptimizationProfile:
         if not colon or not name:
             raise _unreadable(where, part)
         if name not in inputs:
-            raise OptionsError(f"{where} names '{name}', which {model.name} has not.", suggest(name, sorted(inputs)))
+            raise OptionsError(
+                f"{where} names '{name}', which is no input of {model.name}.", suggest(name, sorted(inputs))
+            )
         if name in found:
             raise OptionsError(f"{where} names '{name}' twice.", "Give each input once.")
         found[name] = _bounds(inputs[name], shapes.split(), f"{where}, {name}", part)

@@ -16,7 +16,7 @@ from workbench.canary._verdict import Limits, Pair, Window, find_breach, started
 from workbench.errors import ServiceError, WorkbenchError
 from workbench.exporters.canary.settings import CanaryFile
 from workbench.jobs import Progress
-from workbench.service_metrics import Reading, read_service
+from workbench.service.metrics import Reading, read_service
 
 OnStep = Callable[[CanaryStep], None]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.errors import ServiceError
-from workbench.service_metrics import ServiceStats
+from workbench.service.metrics import ServiceStats
 from workbench.workspace import write_bytes
 
 HISTORY = "canary-history.json"

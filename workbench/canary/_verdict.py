@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from workbench.service_metrics import Reading, ServiceStats, between
+from workbench.service.metrics import Reading, ServiceStats, between
 
 _TIMES, _REQUESTS, _START = (
     "workbench_request_seconds_bucket",

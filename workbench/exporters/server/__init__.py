@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal
@@ -18,6 +17,15 @@ from workbench.engine import Engine
 from workbench.errors import ExportError, MissingDependencyError
 from workbench.exporters import Contents
 from workbench.exporters._parts import common_words, copy_model, datatype, write_json, write_samples
+from workbench.exporters._server_parts import (
+    ABOUT_GPU,
+    GRPC,
+    copy_plan,
+    installed,
+    limits_of,
+    plan_package,
+    requirements,
+)
 from workbench.model import Model as Model
 from workbench.model import TensorSpec
 from workbench.options import option
@@ -26,13 +34,11 @@ from workbench.report import format_estimate as format_estimate
 from workbench.serving_plan import Derived, ServingPlan
 from workbench.serving_plan import describe_plan as describe_plan
 
-REQUIRES = {"onnxruntime|openvino": "cpu"}
+REQUIRES = {"onnxruntime|openvino|tensorrt|tensorrt_rtx": "cpu"}
 COMMAND = ("python", "serve.py")
 
-_GRPC = ("grpcio", "protobuf")
-_NEEDED = ("numpy", "uvicorn", "uvloop", "httptools", "msgspec")
 _PROTOCOL = "this server's protocol"
-_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+_RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,15 @@ class Options:
         ),
     ] = "none"
     grpc: Annotated[bool, option("Answer gRPC too, on a port of its own.")] = False
+    workers: Annotated[
+        int,
+        option(
+            "Processes that answer side by side, each with the measured instances and threads of its own: more than "
+            "one where Python itself is the limit, as with large requests in JSON.",
+            minimum=1,
+            maximum=256,
+        ),
+    ] = 1
     allow_nan: Annotated[bool, option("Take NaN and Infinity in binary tensors.", advanced=True)] = False
     log_requests: Annotated[bool, option("Log every request, not only those that fail.", advanced=True)] = False
     body_megabytes: (
@@ -93,18 +108,24 @@ class Options:
     ) = None
 
 
+def backends() -> tuple[str, ...]:
+    """The backends whose candidates it serves."""
+    return tuple(_RUNTIMES)
+
+
 def export(contents: Contents, options: Options, directory: Path) -> None:
     """Fills `directory`.
 
     Raises:
-        ExportError: The candidate runs on neither ONNX Runtime nor OpenVINO, or has tensors that the protocol cannot
-            carry.
+        ExportError: The candidate runs on neither ONNX Runtime, OpenVINO nor TensorRT, or has tensors that the protocol
+            cannot carry.
         MissingDependencyError: It is to answer gRPC, and what that takes is not installed.
     """
     engine = contents.candidate.engine
+    *names, last = _RUNTIMES.values()
     if engine.backend not in _RUNTIMES:
         raise ExportError(
-            f"This server runs {' and '.join(_RUNTIMES.values())} only; {contents.candidate.name} is built for "
+            f"This server runs {', '.join(names)} and {last} only; {contents.candidate.name} is built for "
             f"{engine.backend}.",
             "Choose a candidate on one of these.",
         )
@@ -112,9 +133,9 @@ def export(contents: Contents, options: Options, directory: Path) -> None:
         raise ExportError(
             f"{options.version!r} cannot be a version.", "Use letters, digits, '.', '_' and '-' only, such as 2 or 1.4."
         )
-    if options.grpc and not all(map(_installed, _GRPC)):
+    if options.grpc and not all(map(installed, GRPC)):
         raise MissingDependencyError(
-            f"A server that answers gRPC needs {' and '.join(_GRPC)}, and one of them is not installed.",
+            f"A server that answers gRPC needs {' and '.join(GRPC)}, and one of them is not installed.",
             "Install the extra grpc, or export without that option.",
         )
     here = Path(__file__).parent
@@ -124,12 +145,17 @@ def export(contents: Contents, options: Options, directory: Path) -> None:
     folder = Path("models", contents.name, options.version)
     for spec in (*engine.model.inputs, *engine.model.outputs):
         datatype(spec, _PROTOCOL)
-    copy_model(engine.model, directory / folder)
+    model = folder / ("model.plan" if engine.backend == "tensorrt" else "model.onnx")
+    if engine.backend == "tensorrt":
+        copy_plan(engine, directory, model)
+    else:
+        copy_model(engine.model, directory / folder)
     sample_bytes = write_samples(contents, options.version, directory)
     contents = replace(contents, plan=_adjusted(contents, options))
-    write_json(directory / "config.json", _config(contents, options, folder / "model.onnx", sample_bytes))
-    (directory / "requirements.txt").write_text(_requirements(engine, options), encoding="utf-8")
-    words = _words(contents, options)
+    limits = limits_of(contents, options.body_megabytes, sample_bytes)
+    write_json(directory / "config.json", _config(contents, options, model, limits))
+    (directory / "requirements.txt").write_text(requirements(engine, options.grpc), encoding="utf-8")
+    words = _words(contents, options, limits)
     for name in ("README.md", "Dockerfile"):
         template = Template((here / name).read_text(encoding="utf-8"))
         (directory / name).write_text(template.substitute(words), encoding="utf-8")
@@ -148,16 +174,16 @@ def _adjusted(contents: Contents, options: Options) -> ServingPlan:
     return plan
 
 
-def _config(contents: Contents, options: Options, path: Path, sample_bytes: int) -> dict[str, Any]:
+def _config(contents: Contents, options: Options, path: Path, limits: Mapping[str, Derived]) -> dict[str, Any]:
     """The numbers come from `contents.plan`, whose README table says what each was derived from."""
-    megabytes = options.body_megabytes or max(16.0, 8 * sample_bytes / 1e6)
     return {
         "models": [_served(contents, options, path)],
-        "limits": {"body_bytes": int(megabytes * 1e6), "header_seconds": 10, "body_seconds": 10},
+        "limits": {name: int(limit.value) for name, limit in limits.items()},
         "api_key": options.api_key,
         "allow_nan": options.allow_nan,
         "log_requests": options.log_requests,
         "grpc": options.grpc,
+        "workers": options.workers,
     }
 
 
@@ -190,6 +216,11 @@ def _runtime(engine: Engine, threads: int) -> dict[str, Any]:
     about = {"backend": engine.backend, "threads": threads}
     if engine.backend == "openvino":
         return {**about, "provider_options": openvino_settings(chosen)}
+    if engine.backend == "tensorrt":
+        package = plan_package(engine)
+        kept = ("gpu", "cuda_graphs", "weight_streaming", "weight_budget_mb")
+        given = {name: engine.options[name] for name in kept if engine.options.get(name) is not None}
+        return {**about, "provider_options": {"package": package, "version": engine.versions[package], **given}}
     return {
         **about,
         "provider_options": asked_settings(chosen),
@@ -204,29 +235,20 @@ def _declared(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": datatype(spec, _PROTOCOL), "shape": shape}
 
 
-def _requirements(engine: Engine, options: Options) -> str:
-    """The versions that were measured, so that the service runs what was measured."""
-    wheels = ("onnxruntime-gpu", "onnxruntime-openvino") if engine.backend == "onnxruntime" else ()
-    runtime = next((name for name in wheels if _installed(name)), engine.backend)
-    pins = {
-        runtime: engine.versions[engine.backend],
-        **{name: version(name) for name in (*_NEEDED, *(_GRPC if options.grpc else ()))},
-    }
-    return "".join(f"{name}=={pin}\n" for name, pin in pins.items())
-
-
-def _installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
-def _words(contents: Contents, options: Options) -> Mapping[str, str]:
+def _words(contents: Contents, options: Options, limits: Mapping[str, Derived]) -> Mapping[str, str]:
     keyless = options.api_key == "none"
+    common = common_words(contents)
+    rows = [
+        f"| {name.replace('_', ' ')} | {limit.value:,.0f} {limit.unit} | {limit.source} |"
+        for name, limit in limits.items()
+    ]
     return {
-        **common_words(contents),
+        **common,
+        "numbers": "\n".join([common["numbers"], *rows]),
+        "hardware": ABOUT_GPU.format(device=contents.candidate.engine.device)
+        if contents.candidate.engine.backend == "tensorrt"
+        else "",
+        "workers": f"{options.workers} workers" if options.workers > 1 else "one worker",
         "version": options.version,
         "key": "no key: it takes requests from everyone who reaches it" if keyless else "a key",
         "start": "python serve.py" if keyless else "WORKBENCH_API_KEY=… python serve.py",

@@ -1,23 +1,99 @@
-"""Puts requests of one shape together into one inference, while others run and for no longer than it pays."""
+"""Puts requests of one shape together into one inference: where they stand, or while others run in threads."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
     from .protocol import Array, Job
+    from .sessions import Session
 else:
     from protocol import Array, Job
+    from sessions import Session
 
 RunTogether = Callable[[list[Job]], Awaitable[list[list[Array]]]]
+RunHere = Callable[[list[Job], Session], list[list[Array]]]
+
+MOST_SKIPPED = 32  # requests that begin at once before it is seen again whether others come along
 
 
 class _Waiting(NamedTuple):
     job: Job
     since: float
     answer: asyncio.Future[list[Array]]
+
+
+class Gatherer:
+    """Requests of a model so quick that handing them to a thread and back would take longer than they do.
+
+    They run in the event loop itself. Those that have arrived together run together; nobody waits for others, and a
+    caller alone does not even go round the loop.
+
+    Args:
+        run: Runs some jobs of one shape in one inference, and gives their results in that order.
+        idle: The instances that nobody uses.
+        max_batch: Most samples in one inference.
+    """
+
+    def __init__(self, run: RunHere, idle: SimpleQueue[Session], max_batch: int) -> None:
+        self._run = run
+        self._idle = idle
+        self._max = max_batch
+        self._gathered: list[_Waiting] = []
+        self._session: Session | None = None  # kept from the first that is gathered until all have run
+        self._skip = self._pause = 0
+
+    async def infer(self, job: Job) -> list[Array] | None:
+        """Runs one request, with others where they come along; None if every instance is busy in a thread."""
+        if self._session is None:
+            try:
+                session = self._idle.get_nowait()
+            except Empty:
+                return None
+            if self._max == 1 or self._skip:
+                self._skip = max(0, self._skip - 1)
+                try:
+                    return self._run([job], session)[0]
+                finally:
+                    self._idle.put(session)
+            self._session = session
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(job, 0.0, loop.create_future())
+        self._gathered.append(waiting)
+        if len(self._gathered) == 1:
+            loop.call_soon(self._run_gathered, self._session)  # after all that can run now, which may bring others
+        return await waiting.answer
+
+    def _run_gathered(self, session: Session) -> None:
+        gathered, self._gathered, self._session = self._gathered, [], None
+        self._pause = 0 if len(gathered) > 1 else min(2 * self._pause + 1, MOST_SKIPPED)
+        self._skip = self._pause
+        queues: dict[Hashable, list[_Waiting]] = {}
+        try:
+            for waiting in gathered:
+                if not waiting.answer.done():
+                    queues.setdefault(_signature(waiting.job), []).append(waiting)
+            for queue in queues.values():
+                for batch in _split(queue, self._max):
+                    self._answer(batch, session)
+        finally:
+            self._idle.put(session)
+
+    def _answer(self, batch: Sequence[_Waiting], session: Session) -> None:
+        try:
+            results = self._run([waiting.job for waiting in batch], session)
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].answer.set_exception(error)
+                return
+            for waiting in batch:  # the values of one caller must not fail the others
+                self._answer([waiting], session)
+            return
+        for waiting, result in zip(batch, results, strict=True):
+            waiting.answer.set_result(result)
 
 
 class Batcher:
@@ -56,8 +132,7 @@ class Batcher:
                 self._begin()
         loop = asyncio.get_running_loop()
         waiting = _Waiting(job, loop.time(), loop.create_future())
-        signature = (tuple(job.outputs), *((n, a.shape[1:]) for n, a in sorted(job.feeds.items())))
-        self._queues.setdefault(signature, []).append(waiting)
+        self._queues.setdefault(_signature(job), []).append(waiting)
         self._begin()
         return await waiting.answer
 
@@ -87,14 +162,11 @@ class Batcher:
     def _take(self, signature: Hashable) -> list[_Waiting]:
         """The first of a queue that fit into one inference; those that gave up meanwhile are left out."""
         queue = [waiting for waiting in self._queues.pop(signature) if not waiting.answer.done()]
-        rows = taken = 0
-        while taken < len(queue) and (taken == 0 or rows + queue[taken].job.rows <= self._max):
-            rows += queue[taken].job.rows
-            taken += 1
-        if queue[taken:]:
-            self._queues[signature] = queue[taken:]
-        self._last = rows or self._last
-        return queue[:taken]
+        batch = next(_split(queue, self._max), [])
+        if rest := queue[len(batch) :]:
+            self._queues[signature] = rest
+        self._last = sum(waiting.job.rows for waiting in batch) or self._last
+        return batch
 
     async def _finish(self, batch: list[_Waiting]) -> None:
         try:
@@ -117,3 +189,20 @@ class Batcher:
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.answer.done():
                 waiting.answer.set_result(result)
+
+
+def _signature(job: Job) -> Hashable:
+    """The same for jobs that can share an inference."""
+    return (tuple(job.outputs), *((name, array.shape[1:]) for name, array in sorted(job.feeds.items())))
+
+
+def _split(queue: list[_Waiting], most: int) -> Iterator[list[_Waiting]]:
+    """Parts of a queue with as many samples as fit into one inference; what alone is too large is a part too."""
+    begin = rows = 0
+    for place, waiting in enumerate(queue):
+        if rows and rows + waiting.job.rows > most:
+            yield queue[begin:place]
+            begin, rows = place, 0
+        rows += waiting.job.rows
+    if queue:
+        yield queue[begin:]

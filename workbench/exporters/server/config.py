@@ -18,6 +18,7 @@ else:
 
 KEY_VARIABLE = "WORKBENCH_API_KEY"
 SHORTEST_KEY = 16
+MOST_WORKERS = 256
 USUAL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+$")]
@@ -45,7 +46,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: list[Tensor]
     provider: str  # ONNX Runtime's execution provider, or OpenVINO's device
     threads: Positive
-    backend: Literal["onnxruntime", "openvino"] = "onnxruntime"
+    backend: Literal["onnxruntime", "openvino", "tensorrt"] = "onnxruntime"
     sample: str = ""  # a request that readiness is told by; zeros if there is none
     instances: Positive = 1
     max_batch: Positive = 1  # 1: requests are not put together
@@ -78,6 +79,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_nan: bool = False
     log_requests: bool = False
     grpc: bool = False
+    workers: Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)] = 1  # processes; what is said of models is for each
 
     def __post_init__(self) -> None:
         versions = [(model.name, model.version) for model in self.models]

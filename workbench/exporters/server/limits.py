@@ -1,26 +1,25 @@
-"""What one caller may cost a serving package: size and time of the head, of the body, and of reading the answer."""
+"""What callers may cost a serving package: the size and time of a body, and the memory of all bodies together."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-import httptools
 import msgspec
 import numpy as np
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
     from .protocol import Refusal
 else:
     from protocol import Refusal
 
-MAX_HEAD_BYTES = 64 * 1024
-CHUNK_BYTES = 16 * 1024
-LINGER_SECONDS, LINGER_BYTES = 0.5, 4 * 1024 * 1024
+LINGER_SECONDS = 0.5
 ALIGNMENT = 64
+GRACE_SECONDS = 1.0  # in which a body that arrives is not given up for others
+USUAL_BODIES = 4  # of the largest size at once, where the configuration does not say
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -33,6 +32,64 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body_bytes: Positive
     header_seconds: Seconds
     body_seconds: Seconds
+    total_body_bytes: Positive | None = None  # of all bodies that are received or worked on
+    connections: Positive = 256  # open ones over HTTP
+
+    @property
+    def total(self) -> int:
+        """Bytes of all bodies together."""
+        return max(self.body_bytes, self.total_body_bytes or USUAL_BODIES * self.body_bytes)
+
+
+class Arrival(Protocol):
+    """A body that is being received and holds some of the budget."""
+
+    def give_up(self) -> None:
+        """Gives its memory back at once: others need it."""
+
+
+class Budget:
+    """The memory that bodies may take together, over whichever protocol they come.
+
+    Where it is short, those go that have been arriving for longest, if that is longer than usual: slow callers must
+    not keep the others out.
+
+    Args:
+        limits: How much there is, and how long a body may take.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._left = limits.total
+        self._grace = min(GRACE_SECONDS, limits.body_seconds / 4)
+        self._arriving: dict[Arrival, float] = {}
+
+    def take(self, size: int) -> bool:
+        """Takes so many bytes, if there are as many."""
+        if size > self._left and not self._make_room(size):
+            return False
+        self._left -= size
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Gives them back."""
+        self._left += size
+
+    def begin(self, arrival: Arrival) -> None:
+        """Takes note of a body that is not whole yet."""
+        self._arriving[arrival] = time.monotonic()
+
+    def end(self, arrival: Arrival) -> None:
+        """Takes note of its end, whatever that is."""
+        self._arriving.pop(arrival, None)
+
+    def _make_room(self, size: int) -> bool:
+        now = time.monotonic()
+        for arrival, since in list(self._arriving.items()):
+            if size <= self._left or now - since < self._grace:
+                break
+            del self._arriving[arrival]
+            arrival.give_up()
+        return size <= self._left
 
 
 class ClientGone(Exception):
@@ -50,16 +107,20 @@ class Body:
     Args:
         headers: The request's headers.
         limits: How large and how slow it may be.
+        budget: What it and all others may take together.
     """
 
-    def __init__(self, headers: Iterable[tuple[bytes, bytes]], limits: Limits) -> None:
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]], limits: Limits, budget: Budget) -> None:
         self._headers = dict(headers)
         self._limits = limits
+        self._budget = budget
+        self._held = 0  # bytes of the budget; -1 once they are given back
         self._length = int(self._headers.get(b"content-length", b"0"))
         self._parts: list[bytes] = []
         self._size = 0
         self.complete = self._length == 0 and b"transfer-encoding" not in self._headers
         self.wanted = False  # whether the service has decided to receive it
+        self._deadline: asyncio.Timeout | None = None
         self.rest: memoryview | None = None  # the memory that is still to be filled
 
     def json_length(self) -> int | None:
@@ -72,8 +133,11 @@ class Body:
         return int(value)
 
     def add(self, part: bytes) -> bool:
-        """Takes a part from the connection; returns whether that makes the body too large."""
+        """Takes a part from the connection; returns whether no more of it is wanted."""
         self._size += len(part)
+        if self.wanted and not self._length and not self._hold(len(part)):
+            self._parts.clear()
+            return True
         if self.rest:
             self.rest[: len(part)] = part
             self.rest = self.rest[len(part) :]
@@ -91,7 +155,7 @@ class Body:
             The body; if it has a JSON part, what follows it is aligned in memory.
 
         Raises:
-            Refusal: If the body is too large, too slow or compressed.
+            Refusal: If the body is too large, too slow or compressed, or others take all memory that there is for them.
             ClientGone: If the rest of it will not come.
         """
         limits, json_length = self._limits, self.json_length()
@@ -100,18 +164,38 @@ class Body:
         if max(self._length, self._size) > limits.body_bytes:
             raise Refusal(413, f"The body is larger than the limit of {limits.body_bytes} bytes.")
         body: bytes | memoryview = b""
+        self._hold(self._length or self._size)
+        self._check_held()
         if self._length > self._size:
             body = _aligned(self._length, json_length or 0)
             body[: self._size] = b"".join(self._parts)
             self.rest = body[self._size :]
+        if not self.complete:
+            self._budget.begin(self)
         try:
-            async with asyncio.timeout(limits.body_seconds):
+            async with asyncio.timeout(limits.body_seconds) as self._deadline:
                 await self._wait(receive)
         except TimeoutError:
+            if self._held < 0:
+                raise Refusal(408, "The body was slow, and others needed the memory for it.") from None
             raise Refusal(408, f"The body did not arrive within {limits.body_seconds} s.") from None
+        finally:
+            self._budget.end(self)
         if self._size > limits.body_bytes:
             raise Refusal(413, f"The body is larger than the limit of {limits.body_bytes} bytes.")
+        self._check_held()
         return body or b"".join(self._parts)
+
+    def give_up(self) -> None:
+        """Ends the wait for the rest: others need the memory."""
+        self.release()
+        assert self._deadline is not None  # it is there while the body arrives
+        self._deadline.reschedule(asyncio.get_running_loop().time())
+
+    def release(self) -> None:
+        """Gives its memory back to the others; nobody needs it any more."""
+        self._budget.give_back(max(0, self._held))
+        self._held = -1  # what still arrives is not kept
 
     async def linger(self, receive: Receive) -> None:
         """Lets the caller send on for a moment: closing at once could destroy the answer on its way."""
@@ -119,6 +203,20 @@ class Body:
             async with asyncio.timeout(LINGER_SECONDS):
                 while not self.complete:
                     await self._wait(receive)
+
+    def _hold(self, size: int) -> bool:
+        """Takes so much of the budget; if there is no room for it, none for the whole body from then on."""
+        if self._held >= 0 and self._budget.take(size):
+            self._held += size
+            return True
+        self.release()
+        return False
+
+    def _check_held(self) -> None:
+        if self._held < 0:
+            raise Refusal(
+                503, f"Bodies of requests take all {self._limits.total} bytes that there are for them; try again."
+            )
 
     async def _wait(self, receive: Receive) -> None:
         self.wanted = True
@@ -132,122 +230,3 @@ def _aligned(length: int, json_length: int) -> memoryview:
     memory = np.empty(length + ALIGNMENT, np.uint8)
     start = -(memory.ctypes.data + json_length) % ALIGNMENT
     return memory[start : start + length].data
-
-
-class Connection(HttpToolsProtocol):
-    """uvicorn's connection with bodies received in place and with limits that uvicorn lacks.
-
-    It ends when a head takes too long or grows too large, and when the caller does not read its answer.
-    """
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self._limits = cast(Limits, cast(Any, self.config.app).limits)
-        self._chunk = memoryview(bytearray(CHUNK_BYTES))
-        self._body: Body | None = None
-        self._deadline: asyncio.TimerHandle | None = None
-        self._head_bytes = self._lingered = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts the clock of the first head."""
-        super().connection_made(transport)
-        transport.set_protocol(_Receiver(self))
-        self._arm()
-
-    def buffer(self) -> memoryview:
-        """Where the next bytes go: to the parser until the service asks for the body, then to where it wants them."""
-        return (self._body and self._body.rest) or self._chunk
-
-    def received(self, count: int) -> None:
-        """Takes note of so many bytes in that buffer."""
-        if self._body is None or not self._body.rest:
-            self.data_received(bytes(self._chunk[:count]))
-            return
-        self._body.rest = self._body.rest[count:]
-        if not self._body.rest:
-            self.parser = httptools.HttpRequestParser(self)  # the old one waits for bytes that it never saw
-            self.on_message_complete()
-
-    def data_received(self, data: bytes) -> None:
-        """Parses bytes; holds back the caller of a body that nobody asked for yet."""
-        if self.cycle is None or self.cycle.response_complete:
-            self._arm()
-        super().data_received(data)
-        if self._deadline is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.abort()
-        elif self._body is not None and not self._body.wanted and self.cycle.more_body:
-            self.flow.pause_reading()  # until the service asks for the body, or refuses it
-
-    def pause_writing(self) -> None:
-        """Starts the clock of a caller that does not read."""
-        super().pause_writing()
-        self._arm()
-
-    def resume_writing(self) -> None:
-        """Stops that clock."""
-        super().resume_writing()
-        self._disarm()
-
-    def shutdown(self) -> None:
-        """Gives a caller that is connected and was not heard yet a moment: closing would lose what it is saying."""
-        if self.cycle is None:
-            self.loop.call_later(LINGER_SECONDS, super().shutdown)
-        else:
-            super().shutdown()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stops any clock."""
-        super().connection_lost(exc)
-        self._disarm()
-
-    def on_message_begin(self) -> None:
-        """Starts the clock of a head; a pipelined one begins while an earlier request is still being answered."""
-        self._arm()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Stops the clock and hands the service a body to fill."""
-        self._disarm()
-        self._lingered = 0
-        self._body = self.scope["state"]["body"] = Body(self.headers, self._limits)
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        """Keeps a part of the body, or throws it away once the request is refused."""
-        if self.cycle.response_started:
-            self._lingered += len(body)
-            if self._lingered > LINGER_BYTES:
-                self.flow.pause_reading()
-        elif cast(Body, self._body).add(body):
-            self.cycle.message_event.set()
-
-    def on_message_complete(self) -> None:
-        """Stops the clock that a body nobody wanted has started."""
-        self._disarm()
-        super().on_message_complete()
-
-    def _arm(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self._limits.header_seconds, self.transport.abort)
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline, self._head_bytes = None, 0
-
-
-class _Receiver(asyncio.BufferedProtocol):
-    """Lets the event loop write into a connection's buffer, which uvloop does not do for a class that is a Protocol."""
-
-    def __init__(self, connection: Connection) -> None:
-        methods = {
-            "get_buffer": lambda sizehint: connection.buffer(),
-            "buffer_updated": connection.received,
-            "connection_lost": connection.connection_lost,
-            "pause_writing": connection.pause_writing,
-            "resume_writing": connection.resume_writing,
-        }
-        for name, method in methods.items():  # on the instance: a call less for every piece that arrives
-            setattr(self, name, method)

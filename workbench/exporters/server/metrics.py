@@ -1,75 +1,87 @@
 """Prometheus metrics of a serving package, in the text exposition format; written by the event loop's thread alone.
 
-An own writer: the format is a page long, and a series is a number in a list. What a request counts takes 0.6 µs; by
+An own writer: the format is a page long, and a series is a number in a list. What a request counts takes 0.8 µs; by
 prometheus_client, with its locks and lookups of labels, it took 4.3 µs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
+    from .board import GAUGES, LOAD, RESTARTS, Board
     from .config import ModelConfig, Reference
+    from .process import process_figures
 else:
+    from board import GAUGES, LOAD, RESTARTS, Board
     from config import ModelConfig, Reference
+    from process import process_figures
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 CODES = ("2xx", "4xx", "5xx")
 SUBSAMPLE = 1024  # values of an input that are looked at: 3 µs whatever its size
 REMEMBERED = 200  # requests that an input's running mean is mostly of
 LARGEST_BATCH_BUCKET = 32
+IN_FLIGHT, QUEUE_LIMIT = 0, 1  # cells of the gauges, which who has the model sets
 
 Labels = Mapping[str, str]
 Sample = tuple[str, Labels, float]  # suffix of the name, labels, value
+Family = tuple[str, str, str, list[Sample]]  # name, kind, words, samples
 
 
 class Histogram:
     """Counts of values up to rising bounds.
 
     Args:
+        board: Where they are counted.
+        key: What for.
         bounds: The upper bounds; infinity is added.
     """
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("_board", "_bounds", "_cells", "_key", "_sum")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, board: Board, key: str, bounds: Sequence[float]) -> None:
+        self._board, self._key = board, key
         self._bounds = [*map(float, bounds), math.inf]
-        self._counts = [0] * len(self._bounds)
-        self._sum = 0.0
+        self._sum = len(self._bounds)  # the cell after the counts
+        self._cells = board.take(key, self._sum + 1)
 
     def observe(self, value: float) -> None:
         """Counts one value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self._cells[bisect_left(self._bounds, value)] += 1
+        self._cells[self._sum] += value
 
     def samples(self, labels: Labels) -> Iterator[Sample]:
-        """The series that Prometheus expects of a histogram."""
-        for bound, total in zip(self._bounds, accumulate(self._counts), strict=True):
+        """The series that Prometheus expects of a histogram, over all workers."""
+        *counts, summed = _sums(self._board.all(self._key))
+        for bound, total in zip(self._bounds, accumulate(counts), strict=True):
             yield "_bucket", {**labels, "le": _number(bound)}, total
-        yield "_sum", labels, self._sum
-        yield "_count", labels, sum(self._counts)
+        yield "_sum", labels, summed
+        yield "_count", labels, sum(counts)
 
 
 class InputMean:
-    """Running mean of one input, over about the last 200 requests.
+    """Running mean of one input, over about the last 200 requests of each worker.
 
     Args:
+        board: Where it is kept.
+        key: What for.
         reference: How the input was distributed in the samples that came with the model.
     """
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, board: Board, key: str, reference: Reference) -> None:
         self.reference = reference
-        self.mean = math.nan  # until there was a request
-        self._seen = 0
+        self._board, self._key = board, key
+        self._cells = board.take(key, 2)  # the mean, and of how many requests
+        self._mean, self._seen = self._cells
         self._steps: dict[int, int] = {}
 
     def add(self, array: NDArray[Any]) -> None:
@@ -79,7 +91,14 @@ class InputMean:
         mean = float(np.add.reduce(part, dtype=np.float64)) / part.size
         if math.isfinite(mean):
             self._seen = min(self._seen + 1, REMEMBERED)
-            self.mean = mean if self._seen == 1 else self.mean + (mean - self.mean) / self._seen
+            self._mean += (mean - self._mean) / self._seen
+            self._cells[0] = self._mean
+            self._cells[1] = self._seen
+
+    def mean(self) -> float:
+        """The mean over all workers, each weighted with the requests that its own is of; NaN until there was one."""
+        parts = [(mean, seen) for mean, seen in self._board.all(self._key) if seen]
+        return sum(mean * seen for mean, seen in parts) / sum(seen for _, seen in parts) if parts else math.nan
 
     def _step(self, size: int) -> int:
         """A step that has no divisor in common with the size: another could meet one channel or column only."""
@@ -97,20 +116,27 @@ class ModelMetrics:
         config: The model.
         sha256: Hash of the model file that was loaded.
         protocols: What it can be asked by.
+        board: Where it is counted. What is there of the same version, buckets and inputs is gone on with.
     """
 
-    def __init__(self, config: ModelConfig, sha256: str, protocols: Sequence[str]) -> None:
+    def __init__(self, config: ModelConfig, sha256: str, protocols: Sequence[str], board: Board) -> None:
         self.labels = {"model": config.name, "version": config.version}
         self.info = {"backend": config.backend, "sha256": sha256}
-        # All series are there from the start: the rate of one that appears with the first error misses that error.
-        self.requests = {protocol: dict.fromkeys(CODES, 0) for protocol in protocols}
-        self.request_seconds = Histogram(config.buckets_seconds)
-        self.inference_seconds = Histogram(config.buckets_seconds)
+        self.board = board
         largest = max(config.max_batch, LARGEST_BATCH_BUCKET)
-        self.batch_size = Histogram([2**power for power in range(math.ceil(math.log2(largest)) + 1)])
-        self.in_flight = 0
-        self.queue_limit = config.queue
-        self.inputs = {reference.name: InputMean(reference) for reference in config.references}
+        sizes = [2**power for power in range(math.ceil(math.log2(largest)) + 1)]
+        layout = repr((config.buckets_seconds, sizes)).encode()
+        self._key = f"{config.name} {config.version} {hashlib.sha256(layout).hexdigest()[:12]}"
+        # All series are there from the start: the rate of one that appears with the first error misses that error.
+        self._requests = {protocol: board.take(f"{self._key} {protocol}", len(CODES)) for protocol in protocols}
+        self.request_seconds = Histogram(board, f"{self._key} request_seconds", config.buckets_seconds)
+        self.inference_seconds = Histogram(board, f"{self._key} inference_seconds", config.buckets_seconds)
+        self.batch_size = Histogram(board, f"{self._key} batch_size", sizes)
+        self.inputs = {
+            reference.name: InputMean(board, f"{self._key} input {reference.name!r}", reference)
+            for reference in config.references
+        }
+        self.gauges = board.take(f"{self._key} {GAUGES}", 2)
 
     def answered(self, protocol: str, status: int, seconds: float | None = None) -> None:
         """Counts one request.
@@ -121,7 +147,7 @@ class ModelMetrics:
             seconds: From the end of its head to its answer; None for one that was turned away unread, which would
                 only make the others look fast.
         """
-        self.requests[protocol]["2xx" if status < 400 else "4xx" if status < 500 else "5xx"] += 1
+        self._requests[protocol][0 if status < 400 else 1 if status < 500 else 2] += 1
         if seconds is not None:
             self.request_seconds.observe(seconds)
 
@@ -130,11 +156,21 @@ class ModelMetrics:
         for name, running in self.inputs.items():
             running.add(feeds[name])
 
+    def requests(self) -> Iterator[tuple[str, str, float]]:
+        """Protocol, code and requests, over all workers."""
+        for protocol in self._requests:
+            for code, total in zip(CODES, _sums(self.board.all(f"{self._key} {protocol}")), strict=True):
+                yield protocol, code, total
 
-def render(models: Iterable[ModelMetrics]) -> bytes:
+    def gauge(self, cell: int) -> float:
+        """A gauge, over all workers."""
+        return _sums(self.board.all(f"{self._key} {GAUGES}"))[cell]
+
+
+def render(models: Iterable[ModelMetrics], board: Board) -> bytes:
     """All metrics as Prometheus reads them."""
     lines: list[str] = []
-    for name, kind, words, samples in (*_families(list(models)), *_process()):
+    for name, kind, words, samples in (*_families(list(models)), *_service(board)):
         lines += (f"# HELP {name} {words}", f"# TYPE {name} {kind}")
         for suffix, labels, value in samples:
             inner = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
@@ -142,12 +178,11 @@ def render(models: Iterable[ModelMetrics]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-def _families(models: list[ModelMetrics]) -> Iterator[tuple[str, str, str, list[Sample]]]:
+def _families(models: list[ModelMetrics]) -> Iterator[Family]:
     yield "workbench_requests_total", "counter", "Inference requests that were answered.", [
         ("", {**model.labels, "protocol": protocol, "code": code}, value)
         for model in models
-        for protocol, codes in model.requests.items()
-        for code, value in codes.items()
+        for protocol, code, value in model.requests()
     ]  # fmt: skip
     for name, attribute, words in (
         ("workbench_request_seconds", "request_seconds", "Time of a request, from the end of its head to its answer."),
@@ -156,14 +191,14 @@ def _families(models: list[ModelMetrics]) -> Iterator[tuple[str, str, str, list[
     ):
         histograms = [(model, getattr(model, attribute)) for model in models]
         yield name, "histogram", words, [s for model, histogram in histograms for s in histogram.samples(model.labels)]
-    for name, attribute, words in (
-        ("workbench_in_flight", "in_flight", "Requests under way, waiting ones included."),
-        ("workbench_queue_limit", "queue_limit", "Requests under way above which further ones are refused."),
+    for name, cell, words in (
+        ("workbench_in_flight", IN_FLIGHT, "Requests under way, waiting ones included."),
+        ("workbench_queue_limit", QUEUE_LIMIT, "Requests under way above which further ones are refused."),
     ):
-        yield name, "gauge", words, [("", model.labels, getattr(model, attribute)) for model in models]
+        yield name, "gauge", words, [("", model.labels, model.gauge(cell)) for model in models]
     means = [(model.labels | {"input": name}, mean) for model in models for name, mean in model.inputs.items()]
     yield "workbench_input_mean", "gauge", f"Mean of an input over about the last {REMEMBERED} requests.", [
-        ("", labels, running.mean) for labels, running in means
+        ("", labels, running.mean()) for labels, running in means
     ]  # fmt: skip
     yield "workbench_input_reference_mean", "gauge", "Mean of the input in the samples that came with the model.", [
         ("", labels, running.reference.mean) for labels, running in means
@@ -176,23 +211,19 @@ def _families(models: list[ModelMetrics]) -> Iterator[tuple[str, str, str, list[
     ]  # fmt: skip
 
 
-def _process() -> Iterator[tuple[str, str, str, list[Sample]]]:
-    """What Prometheus' own clients say of a process, by the same names; nothing where there is no /proc."""
-    try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
-        files = sum(1 for _ in Path("/proc/self/fd").iterdir())
-    except (OSError, StopIteration):
-        return
-    ticks = os.sysconf("SC_CLK_TCK")
-    for name, kind, words, value in (
-        ("cpu_seconds_total", "counter", "User and system CPU time.", (int(fields[11]) + int(fields[12])) / ticks),
-        ("start_time_seconds", "gauge", "Start since the epoch.", int(booted.split()[1]) + int(fields[19]) / ticks),
-        ("virtual_memory_bytes", "gauge", "Virtual memory.", float(fields[20])),
-        ("resident_memory_bytes", "gauge", "Resident memory.", int(fields[21]) * os.sysconf("SC_PAGE_SIZE")),
-        ("open_fds", "gauge", "Open file descriptors.", float(files)),
-    ):
+def _service(board: Board) -> Iterator[Family]:
+    rows = [board.own(row) for row in range(board.workers)]
+    alive = sum(1 for row in rows if row[LOAD]) if board.workers > 1 else 1
+    yield "workbench_workers", "gauge", "Processes that answer.", [("", {}, alive)]
+    yield "workbench_worker_restarts_total", "counter", "Workers that were started again.", [
+        ("", {}, sum(row[RESTARTS] for row in rows))
+    ]  # fmt: skip
+    for name, kind, words, value in process_figures(board):
         yield f"process_{name}", kind, words, [("", {}, value)]
+
+
+def _sums(parts: Sequence[Sequence[float]]) -> list[float]:
+    return [sum(values) for values in zip(*parts, strict=True)]
 
 
 def _number(value: float) -> str:

@@ -198,7 +198,7 @@ class Contract:
         """The outputs that a request asks for; all if it names none.
 
         Raises:
-            Refusal: If it names one that the model has not, or one twice.
+            Refusal: If it names one that is not among them, or one twice.
         """
         if unknown := [name for name in names if name not in self.outputs]:
             raise Refusal(400, f"The model has no output {unknown[0][:80]!r}; it has {', '.join(self.outputs)}.")
@@ -273,6 +273,8 @@ def _from_json(tensor: Input) -> Array:
     dtype, count = DTYPES[tensor.datatype], math.prod(tensor.shape)
     if tensor.data is None:
         raise Refusal(400, f"Input {tensor.name!r} has no data.")
+    if len(tensor.data) > count:
+        raise Refusal(400, f"Input {tensor.name!r} has {len(tensor.data)} values, its shape has {count}.")
     try:
         found: Array = np.array(tensor.data)
     except ValueError:

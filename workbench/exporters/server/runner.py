@@ -10,24 +10,32 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
-    from .batching import Batcher
+    from .batching import Batcher, Gatherer
+    from .board import Board
     from .config import CannotStart, ModelConfig
     from .metrics import ModelMetrics
     from .protocol import DTYPES, Array, Contract, Job, Refusal
-    from .runtimes import BadValues, Node, Session, open_session
+    from .runtimes import open_sessions
+    from .sessions import BadValues, Node, Session
 else:
-    from batching import Batcher
+    from batching import Batcher, Gatherer
+    from board import Board
     from config import CannotStart, ModelConfig
     from metrics import ModelMetrics
     from protocol import DTYPES, Array, Contract, Job, Refusal
-    from runtimes import BadValues, Node, Session, open_session
+    from runtimes import open_sessions
+    from sessions import BadValues, Node, Session
 
 PROBE_SECONDS = 1.0  # an answer that is not older tells that the model is well
+QUICK_SECONDS = 30e-6  # of a sample: less than it takes to hand a request to a thread and back
+STALL_SECONDS = 1e-3  # longest time that an inference may hold up everything else
+QUICK_TRIES = 5
 MIXED = 0.05  # of the largest output: a difference above says that samples of a batch change each other
 
 log = logging.getLogger("serve")
@@ -41,35 +49,44 @@ class Runner:
         folder: Where the package is.
         allow_nan: Whether requests may hold NaN and Infinity.
         protocols: What it can be asked by.
+        board: Where is counted.
 
     Raises:
         CannotStart: If the model cannot be loaded, is not what the config promises, or fails its first inference.
     """
 
-    def __init__(self, config: ModelConfig, folder: Path, allow_nan: bool, protocols: Sequence[str]) -> None:
-        self._sessions = [open_session(config, folder / config.path) for _ in range(config.instances)]
-        self._idle = list(self._sessions)  # one for each thread of the pool, so that it is never empty
+    def __init__(
+        self, config: ModelConfig, folder: Path, allow_nan: bool, protocols: Sequence[str], board: Board
+    ) -> None:
+        self._sessions: Sequence[Session] = open_sessions(config, folder / config.path)
+        self._idle: SimpleQueue[Session] = SimpleQueue()
+        for session in self._sessions:
+            self._idle.put(session)
         self._check(config, self._sessions[0])
         axes = {node.name: [s if isinstance(s, str) else None for s in node.shape] for node in self._sessions[0].inputs}
         self.contract = Contract(config.name, config.version, config.inputs, config.outputs, axes, allow_nan)
-        with (folder / config.path).open("rb") as stream:
-            self.metrics = ModelMetrics(config, hashlib.file_digest(stream, "sha256").hexdigest(), protocols)
         self._pool = ThreadPoolExecutor(config.instances, thread_name_prefix="inference")
         self._probe = self._first_probe(folder / config.sample if config.sample else None)
         self._batcher = self._make_batcher(config)
+        self._quick_rows = self._count_quick_rows(config.max_batch if self._batcher else 1)
+        self._gatherer = Gatherer(self._run_here, self._idle, config.max_batch if self._batcher else 1)
         self._probing = asyncio.Lock()
         self._healthy, self._seen = True, time.monotonic()
+        with (folder / config.path).open("rb") as stream:  # last: what fails before is not counted
+            self.metrics = ModelMetrics(config, hashlib.file_digest(stream, "sha256").hexdigest(), protocols, board)
 
     async def infer(self, job: Job) -> list[Array]:
-        """Runs one request in a worker thread; further ones wait for a free thread."""
-        results = await self._batcher.infer(job) if self._batcher else (await self._run_together([job]))[0]
+        """Runs one request: where it stands if that is quick, else in a thread, for which further ones wait."""
+        results = await self._gatherer.infer(job) if job.rows <= self._quick_rows else None
+        if results is None:
+            results = await self._batcher.infer(job) if self._batcher else (await self._run_together([job]))[0]
         self._healthy, self._seen = True, time.monotonic()
         return results
 
     async def ready(self, timeout: float) -> bool:
         """Whether the model answered within the last second; if none asked it, it is asked now."""
         async with self._probing:
-            if time.monotonic() - self._seen >= PROBE_SECONDS:
+            if self._sessions and time.monotonic() - self._seen >= PROBE_SECONDS:
                 try:
                     async with asyncio.timeout(timeout):
                         await self.infer(self._probe)
@@ -78,31 +95,69 @@ class Runner:
                     self._healthy, self._seen = False, time.monotonic()
             return self._healthy
 
+    async def close(self) -> None:
+        """Gives the threads and the model back; nobody may ask it any more."""
+        async with self._probing:
+            await asyncio.to_thread(self._pool.shutdown)
+            sessions, self._sessions, self._batcher, self._quick_rows = self._sessions, [], None, 0
+            while not self._idle.empty():
+                self._idle.get()
+        for session in sessions:
+            session.close()
+
     async def _run_together(self, jobs: list[Job]) -> list[list[Array]]:
         try:
-            results, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, self._run, jobs)
+            results, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, self._run_idle, jobs)
         except BadValues as error:
-            raise Refusal(400, f"The model does not take these values: {error}") from None
-        self.metrics.inference_seconds.observe(seconds)
-        self.metrics.batch_size.observe(sum(job.rows for job in jobs))
+            raise _refusal(error) from None
+        self._observe(jobs, seconds)
         return results
 
-    def _run(self, jobs: list[Job]) -> tuple[list[list[Array]], float]:
+    def _run_here(self, jobs: list[Job], session: Session) -> list[list[Array]]:
+        try:
+            results, seconds = self._run(jobs, session)
+        except BadValues as error:
+            raise _refusal(error) from None
+        self._observe(jobs, seconds)
+        return results
+
+    def _observe(self, jobs: list[Job], seconds: float) -> None:
+        self.metrics.inference_seconds.observe(seconds)
+        self.metrics.batch_size.observe(sum(job.rows for job in jobs))
+
+    def _run_idle(self, jobs: list[Job]) -> tuple[list[list[Array]], float]:
+        """Runs jobs on an instance that is idle, or soon is: there is one for each thread, but for quick inferences."""
+        session = self._idle.get()
+        try:
+            return self._run(jobs, session)
+        finally:
+            self._idle.put(session)
+
+    def _run(self, jobs: list[Job], session: Session) -> tuple[list[list[Array]], float]:
         """Runs jobs of one shape in one inference; returns their results and the seconds that the model took."""
         feeds = jobs[0].feeds
         if len(jobs) > 1:
             feeds = {name: np.concatenate([job.feeds[name] for job in jobs]) for name in feeds}
-        session = self._idle.pop()
-        try:
-            begun = time.perf_counter()
-            results = session.run(jobs[0].outputs, feeds)
-            seconds = time.perf_counter() - begun
-        finally:
-            self._idle.append(session)
+        begun = time.perf_counter()
+        results = session.run(jobs[0].outputs, feeds)
+        seconds = time.perf_counter() - begun
         if len(jobs) == 1:
             return [results], seconds
         ends = list(itertools.accumulate((job.rows for job in jobs), initial=0))
         return [[result[low:high] for result in results] for low, high in itertools.pairwise(ends)], seconds
+
+    def _count_quick_rows(self, most: int) -> int:
+        """Most samples of a request that runs where it stands; 0 if the model is not that quick."""
+        if any(tensor.shape[:1] != [-1] or -1 in tensor.shape[1:] for tensor in self.contract.inputs.values()):
+            return 0  # how long a request takes does not follow from how long the probe does
+        for jobs in ([self._probe], [self._probe] * max(1, most // self._probe.rows)):
+            rows, tries = sum(job.rows for job in jobs), list[float]()
+            while len(tries) < QUICK_TRIES:
+                tries.append(self._run(jobs, self._sessions[0])[1])
+                if tries[0] > 10 * STALL_SECONDS:
+                    return 0
+            seconds = min(tries)
+        return rows if seconds < min(STALL_SECONDS, rows * QUICK_SECONDS) else 0
 
     def _make_batcher(self, config: ModelConfig) -> Batcher | None:
         if config.max_batch == 1:
@@ -124,8 +179,8 @@ class Runner:
         other = {name: array * 0.5 if array.dtype.kind == "f" else array for name, array in probe.feeds.items()}
         other = {name: array.astype(probe.feeds[name].dtype, copy=False) for name, array in other.items()}
         try:
-            [alone], _ = self._run([probe])
-            both, _ = self._run([probe, Job(None, other, probe.outputs, set())])
+            [alone], _ = self._run_idle([probe])
+            both, _ = self._run_idle([probe, Job(None, other, probe.outputs, set())])
         except Exception as error:
             return f"two samples together fail: {error}"
         for name, one, beside in zip(probe.outputs, alone, both[0], strict=True):
@@ -170,6 +225,10 @@ class Runner:
             source = sample.name if sample is not None else "zeros"
             raise CannotStart(f"The model fails its first inference, with {source} as input: {error}") from None
         return probe
+
+
+def _refusal(error: BadValues) -> Refusal:
+    return Refusal(400, f"The model does not take these values: {error}")
 
 
 def _sizes(node: Node) -> list[int]:

@@ -7,16 +7,18 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
     from .config import CannotStart, ModelConfig
     from .protocol import Array
+    from .sessions import BadValues, Node, Session
 else:
     from config import CannotStart, ModelConfig
     from protocol import Array
+    from sessions import BadValues, Node, Session
 
 _ONNXRUNTIME_TYPES = {
     "tensor(bool)": "BOOL",
@@ -38,39 +40,20 @@ _LEVELS = {
 }
 
 
-class Node(NamedTuple):
-    """An input or output as the model file has it: a dynamic axis has its name, or None."""
-
-    name: str
-    datatype: str
-    shape: list[int | str | None]
-
-
-class BadValues(Exception):
-    """The model does not take these values, such as an index outside a table: the caller's fault."""
-
-
-class Session(Protocol):
-    """A live model that one thread at a time calls."""
-
-    inputs: list[Node]
-    outputs: list[Node]
-
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """Runs the model once.
-
-        Raises:
-            BadValues: If the model does not take the values.
-        """
-
-
-def open_session(config: ModelConfig, path: Path) -> Session:
-    """Loads a model with the library that it was measured with.
+def open_sessions(config: ModelConfig, path: Path) -> Sequence[Session]:
+    """Loads a model with the library that it was measured with, a session for each instance.
 
     Raises:
         CannotStart: If the model or its device cannot be used.
     """
-    return OnnxRuntimeSession(config, path) if config.backend == "onnxruntime" else OpenvinoSession(config, path)
+    if config.backend == "tensorrt":  # packages of other backends lack what that needs
+        if TYPE_CHECKING:
+            from .plans import open_plan
+        else:
+            from plans import open_plan
+        return open_plan(config, path)
+    kind = OnnxRuntimeSession if config.backend == "onnxruntime" else OpenvinoSession
+    return [kind(config, path) for _ in range(config.instances)]
 
 
 class OnnxRuntimeSession:
@@ -114,6 +97,9 @@ class OnnxRuntimeSession:
             raise BadValues(str(error)[-300:]) from None
         return results
 
+    def close(self) -> None:
+        """Nothing: the library's own objects end with the last reference."""
+
 
 class OpenvinoSession:
     """A model in OpenVINO, compiled with the settings that it was measured with."""
@@ -145,6 +131,9 @@ class OpenvinoSession:
             self._request.set_tensor(name, self._tensor(array, shared_memory=True))
         self._request.infer(share_outputs=True)
         return [np.array(self._request.get_tensor(name).data) for name in outputs]
+
+    def close(self) -> None:
+        """Nothing: the library's own objects end with the last reference."""
 
 
 def _openvino_node(port: Any) -> Node:

@@ -2,146 +2,34 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import logging
 import time
-from asyncio import timeout
-from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
-    from .config import Config, ModelConfig
-    from .limits import Body, ClientGone, Receive
+    from .config import Config
+    from .limits import Body, Budget, ClientGone, Receive
     from .metrics import CONTENT_TYPE, render
-    from .protocol import Array, Job, Refusal
-    from .runner import Runner
+    from .models import Models, Place, Served
+    from .protocol import Refusal
 else:
-    from config import Config, ModelConfig
-    from limits import Body, ClientGone, Receive
+    from config import Config
+    from limits import Body, Budget, ClientGone, Receive
     from metrics import CONTENT_TYPE, render
-    from protocol import Array, Job, Refusal
-    from runner import Runner
+    from models import Models, Place, Served
+    from protocol import Refusal
 
-PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino"}
+PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino", "tensorrt": "tensorrt_plan"}
+
+CHUNK_BYTES = 16 * 1024
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 log = logging.getLogger("serve")
-
-
-class Place:
-    """One request's place in a model's queue, counted whatever becomes of it; a context manager.
-
-    Args:
-        served: The model.
-        protocol: What it was asked by.
-    """
-
-    __slots__ = ("_begun", "_protocol", "_served")
-
-    def __init__(self, served: Served, protocol: str) -> None:
-        self._served = served
-        self._protocol = protocol
-        self._begun = time.perf_counter()
-
-    def __enter__(self) -> None:
-        metrics = self._served.metrics
-        if metrics.in_flight >= metrics.queue_limit:
-            metrics.answered(self._protocol, 503)
-            raise Refusal(503, f"{metrics.in_flight} requests are in progress, which is the limit; try again.")
-        metrics.in_flight += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        status = 200 if error is None else getattr(error, "status", 500)
-        self._served.metrics.in_flight -= 1
-        self._served.metrics.answered(self._protocol, status, time.perf_counter() - self._begun)
-
-
-class Served:
-    """One version of one model that can be asked.
-
-    Args:
-        config: The model.
-        runner: The same, live.
-    """
-
-    def __init__(self, config: ModelConfig, runner: Runner) -> None:
-        self.config = config
-        self.runner = runner
-        self.contract = runner.contract
-        self.metrics = runner.metrics
-
-    async def infer(self, job: Job) -> list[Array]:
-        """Runs one request within its time.
-
-        Raises:
-            Refusal: If it takes too long, or the model does not take its values.
-        """
-        self.metrics.fed(job.feeds)
-        try:
-            async with timeout(self.config.request_seconds):
-                return await self.runner.infer(job)
-        except TimeoutError:
-            log.error("A request took more than %s s", self.config.request_seconds)
-            raise Refusal(504, f"The inference took more than {self.config.request_seconds} s.") from None
-
-    async def ready(self) -> bool:
-        """Whether the model answers."""
-        return await self.runner.ready(self.config.request_seconds)
-
-
-class Models:
-    """All that is served.
-
-    Args:
-        served: Every version of every model; of several versions, the last answers requests that name none.
-        key: What callers must send; None if the service has no key.
-    """
-
-    def __init__(self, served: Sequence[Served], key: bytes | None) -> None:
-        self.all = served
-        self.draining = False
-        self._versions: dict[str, dict[str, Served]] = {}
-        for model in served:
-            self._versions.setdefault(model.config.name, {})[model.config.version] = model
-        self._key = key
-
-    def find(self, name: str, version: str = "") -> Served:
-        """A model by its name, and its version if the caller says one.
-
-        Raises:
-            Refusal: With status 404 and what there is.
-        """
-        versions = self._versions.get(name)
-        if versions is None:
-            raise Refusal(404, f"There is no model {name[:80]!r} here; there is {', '.join(self._versions)}.")
-        if version and version not in versions:
-            raise Refusal(404, f"There is no version {version[:80]!r} of {name!r}; there is {', '.join(versions)}.")
-        return versions[version or next(reversed(versions))]
-
-    def versions(self, name: str) -> list[str]:
-        """The versions of a model."""
-        return list(self._versions[name])
-
-    def authorize(self, header: bytes) -> None:
-        """Checks a caller's Authorization header.
-
-        Raises:
-            Refusal: With status 401 if it does not hold the key.
-        """
-        scheme, _, given = header.partition(b" ")
-        if self._key and not (scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._key)):
-            raise Refusal(401, "The request needs the service's key, in the header Authorization: Bearer KEY.")
-
-    async def ready(self) -> bool:
-        """Whether every model answers, and the service is not about to end."""
-        return not self.draining and all([await model.ready() for model in self.all])
 
 
 class Answer(NamedTuple):
@@ -159,10 +47,14 @@ class Service:
     Args:
         config: The service's configuration.
         models: What it serves.
+        budget: The memory for bodies, which gRPC shares.
     """
 
-    def __init__(self, config: Config, models: Models) -> None:
+    def __init__(self, config: Config, models: Models, budget: Budget) -> None:
         self.limits = config.limits
+        self.budget = budget
+        # What connections read into until it is known where to: one for all, as what was read is taken out at once.
+        self.chunk = memoryview(bytearray(CHUNK_BYTES))
         self.models = models
         self._log_requests = config.log_requests
 
@@ -209,7 +101,7 @@ class Service:
             case "GET", ["v2", "health", "ready"]:
                 return _ready({}, await self.models.ready())
             case "GET", ["metrics"]:
-                page = render(model.metrics for model in self.models.all)
+                page = render((model.metrics for model in self.models.all), self.models.board)
                 return Answer(200, page, content_type=CONTENT_TYPE)
             case method, ["v2", "models", name, "versions", version, *operation] if version:
                 return await self._model(method, self.models.find(name, version), operation, body, receive)
@@ -233,14 +125,18 @@ class Service:
         raise Refusal(404, f"A model has no operation {'/'.join(operation)[:80]!r}; it has infer and ready.")
 
     async def _infer(self, served: Served, body: Body, receive: Receive) -> Answer:
-        # It has its place before the body is read: what waits here is what memory must hold.
-        with Place(served, "http"):
-            job = served.contract.decode(await body.read(receive), body.json_length())
-            content, json_length = served.contract.encode(job, await served.infer(job))
+        with Place(served, "http") as place:
+            try:
+                content = await body.read(receive)
+                place.take()
+                job = served.contract.decode(content, body.json_length())
+                answer, json_length = served.contract.encode(job, await served.infer(job))
+            finally:
+                body.release()
         if json_length is None:
-            return Answer(200, content)
+            return Answer(200, answer)
         length = ((b"inference-header-content-length", b"%d" % json_length),)
-        return Answer(200, content, length, b"application/octet-stream")
+        return Answer(200, answer, length, b"application/octet-stream")
 
 
 def _json(status: int, answer: dict[str, Any]) -> Answer:

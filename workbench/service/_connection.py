@@ -1,0 +1,205 @@
+"""One HTTP connection of a load on a service: a socket that does not block, with at most one request under way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import time
+from array import array
+from collections import Counter, deque
+from typing import Any, NamedTuple
+
+import httptools
+
+_PAUSE_NS = 100_000_000  # before a connection that broke is opened again
+_PIECE = 1 << 18  # bytes that are received at a time
+_clock = time.perf_counter_ns
+
+
+class Target(NamedTuple):
+    """Where requests go: what `socket.getaddrinfo` says of it."""
+
+    family: int
+    address: tuple[Any, ...]
+
+
+class Owner:
+    """What the connections of one load share.
+
+    Attributes:
+        target: Where they go.
+        poller: Says which is ready.
+        closed: Whether each request follows the answer before, so that none waits for a connection.
+        waiting: When requests were due that wait for a connection, ns.
+        idle: Connections that are free.
+        broken: Connections that are to be opened.
+        open_ones: All others, by descriptor.
+        busy: How many have a request under way.
+        latencies: Of all requests that were answered with 200, ms.
+        statuses: Answers by HTTP status.
+        lost: Requests that got none; reasons says why.
+        answer_bytes: What came back.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.poller = select.epoll()
+        self.closed = True
+        self.open_ones: dict[int, Connection] = {}
+        self.broken: list[Connection] = []
+        self.busy = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was sent and answered."""
+        self.waiting: deque[int] = deque()
+        self.idle: list[Connection] = []
+        self.latencies = array("d")
+        self.statuses: Counter[int] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.lost, self.answer_bytes = 0, 0
+
+
+class Connection:
+    """One connection.
+
+    Attributes:
+        notes: Four times for each request that was answered with 200, ns: due, connection free, begun, ended.
+        socket: None while it is not open.
+        again: When it may be opened, ns.
+    """
+
+    def __init__(self, owner: Owner) -> None:
+        self._run = owner
+        self.socket: socket.socket | None = None
+        self.busy = self.connecting = False
+        self.notes = array("q")
+        self.begun = self.free = self.due = self.again = 0
+        self._rest = memoryview(b"")
+        self._writing = self._done = self._stays = False
+
+    def open(self) -> None:
+        """Begins to connect; `ready` is called when that is done."""
+        target = self._run.target
+        self.socket = socket.socket(target.family, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._parser = httptools.HttpResponseParser(self)
+        self.connecting, self.begun, self._done, self._writing = True, _clock(), False, False
+        self._run.open_ones[self.socket.fileno()] = self
+        self._run.poller.register(self.socket, select.EPOLLIN | select.EPOLLOUT)
+        error = self.socket.connect_ex(target.address)
+        if error not in (0, errno.EINPROGRESS):
+            self.fail(os.strerror(error))
+
+    def close(self) -> None:
+        """Closes the socket."""
+        if self.socket is not None:
+            self._run.open_ones.pop(self.socket.fileno(), None)
+            self.socket.close()  # which also takes it from the poller
+        self.socket, self.connecting = None, False
+
+    def send(self, request: bytes, due: int) -> None:
+        """Sends one request that was due at a time, ns."""
+        self.busy, self.due, self.begun, self._done = True, due, _clock(), False
+        self._run.busy += 1
+        self._rest = memoryview(request)
+        self._push()
+
+    def ready(self, events: int) -> None:
+        """Does what the socket is ready for."""
+        assert self.socket is not None
+        if self.connecting:
+            if error := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.fail(os.strerror(error))
+                return
+            self.connecting, self.free = False, _clock()
+            self._run.poller.modify(self.socket, select.EPOLLIN)
+            self._run.idle.append(self)
+            return
+        if self._rest and events & select.EPOLLOUT:
+            self._push()
+        if self.socket is not None and events & ~select.EPOLLOUT:
+            self._pull()
+
+    def fail(self, reason: str) -> None:
+        """The request under way, or the next that waits, has no answer; the connection is opened again later."""
+        run = self._run
+        if self.busy or run.closed:
+            lost = True
+        elif lost := bool(run.waiting):
+            run.waiting.popleft()
+        run.lost += lost
+        run.reasons[reason] += lost
+        self._retire(_PAUSE_NS)
+
+    def give_up(self) -> None:
+        """Ends what is still under way when the run is over."""
+        if self.connecting:
+            self._retire(0)
+
+    def _retire(self, pause: int) -> None:
+        if self in self._run.idle:
+            self._run.idle.remove(self)
+        self.close()
+        self._run.busy -= self.busy
+        self._run.broken.append(self)
+        self.busy, self.again, self._rest = False, _clock() + pause, memoryview(b"")
+
+    def _push(self) -> None:
+        assert self.socket is not None
+        try:
+            self._rest = self._rest[self.socket.send(self._rest) :]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.fail(error.strerror or "the connection broke")
+            return
+        if bool(self._rest) != self._writing:
+            self._writing = bool(self._rest)
+            self._run.poller.modify(self.socket, select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
+
+    def _pull(self) -> None:
+        assert self.socket is not None
+        try:
+            data = self.socket.recv(_PIECE)
+            if data:
+                self._run.answer_bytes += len(data)
+                self._parser.feed_data(data)
+        except BlockingIOError:
+            return
+        except (OSError, httptools.HttpParserError) as error:
+            self.fail(getattr(error, "strerror", None) or "no HTTP")
+            return
+        if self._done:
+            self._note()
+        elif not data:
+            if self.busy:
+                self.fail("closed without an answer")
+            else:
+                self._retire(0)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser at the end of an answer."""
+        self._done, self._stays = True, self._parser.should_keep_alive()
+
+    def _note(self) -> None:
+        ended, run = _clock(), self._run
+        begun = self.begun
+        if not self.busy:  # an answer to nothing
+            self._retire(0)
+            return
+        status = self._parser.get_status_code()
+        run.statuses[status] += 1
+        if status == 200:
+            due = begun if run.closed else self.due
+            self.notes.extend((due, min(self.free, begun), begun, ended))
+            run.latencies.append((ended - due) / 1e6)
+        run.busy -= 1
+        self.busy, self.free, self._done = False, ended, False
+        if self._rest or not self._stays:  # answered before all was sent, or told to go
+            self._retire(0)
+        else:
+            run.idle.append(self)

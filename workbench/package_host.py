@@ -67,7 +67,7 @@ def hold() -> None:
 
     try:
         with serve_package(read_package(Path(asked["directory"])), key=asked["key"], progress=check) as serving:
-            _say({"host": serving.host, "port": serving.port, "key": serving.key, "grpc_port": serving.grpc_port})
+            _say({"host": serving.host, "port": serving.port, **vars(serving)})
             sys.stdin.read()
     except WorkbenchError as error:
         with contextlib.suppress(BrokenPipeError):

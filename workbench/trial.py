@@ -40,15 +40,17 @@ class Serving(_Address):
         port: Its port for HTTP.
         key: What callers must send, as `headers` has it; empty if it takes requests without one.
         grpc_port: Its port for gRPC; 0 if it answers none.
+        pid: Its process, which takes signals; 0 while there is none.
     """
 
     key: str
     grpc_port: int
+    pid: int
 
-    def __new__(cls, host: str, port: int, key: str = "", grpc_port: int = 0) -> Serving:
+    def __new__(cls, host: str, port: int, key: str = "", grpc_port: int = 0, pid: int = 0) -> Serving:
         """Makes the tuple of host and port; the rest is beside it."""
         made = super().__new__(cls, host, port)
-        made.key, made.grpc_port = key, grpc_port
+        made.key, made.grpc_port, made.pid = key, grpc_port, pid
         return made
 
     @property
@@ -105,7 +107,7 @@ def serve_package(
         progress: Called while it starts; may raise to cancel.
 
     Yields:
-        Host and port, and beside them the key and the port for gRPC.
+        Host and port, and beside them the key, the port for gRPC and the process.
 
     Raises:
         ExportError: It is for another program, or does not become ready; the message holds the last lines it wrote.
@@ -121,6 +123,7 @@ def serve_package(
             stderr=output,
             start_new_session=True,
         )
+        start.serving.pid = process.pid
         try:
             _wait_until_ready(package, process, start.serving.port, progress, output)
             yield start.serving

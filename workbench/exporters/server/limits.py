@@ -56,11 +56,14 @@ class Budget:
 
     Args:
         limits: How much there is, and how long a body may take.
+
+    Attributes:
+        grace: How long a body may arrive before it is slow, s.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._left = limits.total
-        self._grace = min(GRACE_SECONDS, limits.body_seconds / 4)
+        self.grace = min(GRACE_SECONDS, limits.body_seconds / 4)
         self._arriving: dict[Arrival, float] = {}
 
     def take(self, size: int) -> bool:
@@ -85,7 +88,7 @@ class Budget:
     def _make_room(self, size: int) -> bool:
         now = time.monotonic()
         for arrival, since in list(self._arriving.items()):
-            if size <= self._left or now - since < self._grace:
+            if size <= self._left or now - since < self.grace:
                 break
             del self._arriving[arrival]
             arrival.give_up()

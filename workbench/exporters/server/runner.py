@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import itertools
 import logging
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,8 @@ else:
 PROBE_SECONDS = 1.0  # an answer that is not older tells that the model is well
 QUICK_SECONDS = 30e-6  # of a sample: less than it takes to hand a request to a thread and back
 STALL_SECONDS = 1e-3  # longest time that an inference may hold up everything else
-QUICK_TRIES = 5
+PAYS = 0.9  # of the time that the samples of a batch take one by one: a batch that takes more is not worth the wait
+TRIES, TRIAL_SECONDS = 9, 0.5  # how often a time is taken, and when that is often enough
 MIXED = 0.05  # of the largest output: a difference above says that samples of a batch change each other
 
 log = logging.getLogger("serve")
@@ -150,24 +152,33 @@ class Runner:
         """Most samples of a request that runs where it stands; 0 if the model is not that quick."""
         if any(tensor.shape[:1] != [-1] or -1 in tensor.shape[1:] for tensor in self.contract.inputs.values()):
             return 0  # how long a request takes does not follow from how long the probe does
-        for jobs in ([self._probe], [self._probe] * max(1, most // self._probe.rows)):
-            rows, tries = sum(job.rows for job in jobs), list[float]()
-            while len(tries) < QUICK_TRIES:
-                tries.append(self._run(jobs, self._sessions[0])[1])
-                if tries[0] > 10 * STALL_SECONDS:
-                    return 0
-            seconds = min(tries)
+        jobs = self._full_batch(most)
+        rows, seconds = len(jobs) * self._probe.rows, self._shortest(jobs)
         return rows if seconds < min(STALL_SECONDS, rows * QUICK_SECONDS) else 0
+
+    def _full_batch(self, most: int) -> list[Job]:
+        return [self._probe] * max(1, most // self._probe.rows)
+
+    def _shortest(self, jobs: list[Job]) -> float:
+        """Shortest time of some tries, s: what else the machine does can only make them longer."""
+        seconds, begun = math.inf, time.perf_counter()
+        for _ in range(TRIES):
+            started = time.perf_counter()
+            self._run_idle(jobs)
+            seconds = min(seconds, time.perf_counter() - started)
+            if time.perf_counter() - begun > TRIAL_SECONDS:
+                break
+        return seconds
 
     def _make_batcher(self, config: ModelConfig) -> Batcher | None:
         if config.max_batch == 1:
             return None
-        if reason := self._why_not_together():
+        if reason := self._why_not_together(config.max_batch):
             log.warning("Requests are not put together, although config.json asks for it: %s", reason)
             return None
         return Batcher(self._run_together, config.max_batch, config.batch_wait_ms / 1000, config.instances)
 
-    def _why_not_together(self) -> str:
+    def _why_not_together(self, most: int) -> str:
         """Why samples of several callers cannot share an inference; empty if they can, which is tried out."""
         contract, probe = self.contract, self._probe
         tensors = [*contract.inputs.values(), *contract.outputs.values()]
@@ -188,6 +199,11 @@ class Runner:
                 return f"{name!r} has another shape when two samples run together."
             if one.dtype.kind == "f" and not np.allclose(one, beside, 0, MIXED * np.abs(one).max(initial=0)):
                 return f"the samples of a batch change each other's {name!r}."
+        batch = self._full_batch(most)
+        together, one_by_one = self._shortest(batch), len(batch) * self._shortest([probe])
+        if together > PAYS * one_by_one:
+            rows = len(batch) * probe.rows
+            return f"{rows} samples take {together * 1e3:.3g} ms together here, {one_by_one * 1e3:.3g} ms one by one."
         return ""
 
     def _check(self, config: ModelConfig, session: Session) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from workbench.errors import OptionsError
 
 T = TypeVar("T")
+_SPELLED = {"api": "API", "grpc": "gRPC", "nan": "NaN", "ab": "A/B", "nchw": "NCHW", "tf32": "TF32"}
 
 
 def option(
@@ -75,7 +76,8 @@ class OptionField:
     def label(self) -> str:
         """The name in words, without a unit at its end: that is shown behind the value."""
         name = self.name.removesuffix(f"_{self.unit.lower()}") if self.unit else self.name
-        return name.replace("_", " ").capitalize()
+        first, *others = name.split("_")
+        return " ".join((_SPELLED.get(first, first.capitalize()), *(_SPELLED.get(word, word) for word in others)))
 
 
 def option_fields(cls: type) -> tuple[OptionField, ...]:

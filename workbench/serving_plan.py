@@ -21,6 +21,7 @@ _QUEUED_SECONDS = 1.0  # of work that may wait before requests are turned away
 _PATIENCE = 20.0  # times the measured 99th percentile before a request is given up
 _MEMORY_ROOM = 1.5  # times the measured peak
 _BUCKETS_PER_DOUBLING = 2
+_COUNTED = ("threads", "instances", "samples", "requests", "cores")  # units that one of has no s
 _MOST_BUCKETS = 24
 _USUAL_BUCKETS_MS = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0)
 
@@ -42,7 +43,7 @@ class Derived:
     measured: bool = True
 
     def __str__(self) -> str:
-        return f"{self.value:g}{f' {self.unit}' if self.unit else ''} ({self.source})"
+        return f"{_counted(self)} ({self.source})"
 
 
 @dataclass(frozen=True)
@@ -262,8 +263,11 @@ def _neat(value: float) -> float:
 
 def describe_plan(plan: ServingPlan) -> Sequence[tuple[str, str, str]]:
     """Rows of a table: name, value with unit, and what it was derived from."""
-    rows = [
-        (name.replace("_", " "), f"{number.value:g} {number.unit}".strip(), number.source)
-        for name, number in plan.numbers.items()
-    ]
+    rows = [(name.replace("_", " "), _counted(number), number.source) for name, number in plan.numbers.items()]
     return [*rows, ("latency buckets", f"{len(plan.buckets_ms)} bounds", plan.buckets_source)]
+
+
+def _counted(number: Derived) -> str:
+    """A value with its unit: one thread, two threads."""
+    unit = number.unit[:-1] if number.value == 1 and number.unit in _COUNTED else number.unit
+    return f"{number.value:g} {unit}".strip()

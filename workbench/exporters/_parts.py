@@ -113,6 +113,12 @@ def common_words(contents: Contents) -> dict[str, str]:
         if measured.accuracy:
             accuracy = measured.accuracy
             lines.append(f"{accuracy.metric} {100 * accuracy.value.value:.1f} % on {accuracy.samples} samples")
+        if measured.change:
+            change = measured.change
+            doubt = "" if change.significant else ", which chance explains"
+            lines.append(f"{change.difference.value:+.1f} points against the original{doubt}")
+        if measured.speedup.value != 1:
+            lines.append(f"{format_estimate(measured.speedup)} × as fast as the original")
     steps = describe_steps(measured) if measured else ", ".join(s.transform for s in model.history) or "as loaded"
     rows = [f"| {name} | {value} | {source} |" for name, value, source in describe_plan(contents.plan)]
     return {

@@ -55,7 +55,13 @@ class Options:
     target_rate: (
         Annotated[
             float,
-            option("Queries that the fewest replicas must take.", minimum=0.001, maximum=1e6, unit="queries/s"),
+            option(
+                "Queries that the fewest replicas must take; min_replicas alone counts if not given.",
+                minimum=0.001,
+                maximum=1e6,
+                unit="queries/s",
+                example="200",
+            ),
         ]
         | None
     ) = None
@@ -65,7 +71,9 @@ class Options:
     max_replicas: (
         Annotated[
             int,
-            option("Largest number of replicas; three times the fewest if not given.", minimum=1, maximum=5000),
+            option(
+                "Largest number of replicas; three times the fewest if not given.", minimum=1, maximum=5000, example="6"
+            ),
         ]
         | None
     ) = None

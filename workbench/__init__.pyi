@@ -108,6 +108,8 @@ from .sensitivity import SensitivityOptions as SensitivityOptions
 from .sensitivity import measure_sensitivity as measure_sensitivity
 from .sensitivity_report import budget_text as budget_text
 from .sensitivity_report import sensitivity_text as sensitivity_text
+from .served_versions import add_version as add_version
+from .served_versions import reload_service as reload_service
 from .service.load import ServiceLoad as ServiceLoad
 from .service.load import ServiceLoadOptions as ServiceLoadOptions
 from .service.load import load_service as load_service

@@ -30,6 +30,7 @@ from workbench._measure_commands import (
     sweep,
 )
 from workbench._plugin_commands import export_command, import_command, transform_command
+from workbench._server_commands import add_version
 from workbench._serving_commands import load_service, watch
 from workbench._training_commands import distil, prune_module
 from workbench.backends import find_unsupported
@@ -212,6 +213,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "try": try_,
     "serve": serve,
     "verify": verify,
+    "add-version": add_version,
     "watch": watch,
     "load-service": load_service,
     "canary": canary,

@@ -30,12 +30,14 @@ NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 SHOWN_BY_SERVER = """
 import sys; sys.path.insert(0, sys.argv[1])
 import msgspec
+from board import Board
 from config import ModelConfig
 from metrics import ModelMetrics, render
 model = {"name": "digits", "version": "1", "path": "m", "outputs": [], "provider": "p", "threads": 1,
     "inputs": [{"name": "image", "datatype": "FP32", "shape": [1]}],
     "references": [{"name": "image", "mean": 0, "deviation": 1}]}
-sys.stdout.buffer.write(render([ModelMetrics(msgspec.convert(model, ModelConfig), "0", ["http"])]))
+board = Board(1)
+sys.stdout.buffer.write(render([ModelMetrics(msgspec.convert(model, ModelConfig), "0", ["http"], board)], board))
 """
 
 

@@ -22,6 +22,9 @@ from workbench.importers import load_model
 from workbench.model import Model
 from workbench.plugins import find_plugin
 from workbench.serving_plan import Derived, plan_serving
+from workbench.transforms import transform
+from workbench.trial import try_package
+from workbench.workspace import Workspace
 
 Export = Callable[..., dict[str, Any]]
 
@@ -140,6 +143,16 @@ def test_openvino_is_packed_with_its_own_settings_and_answers(tiny: Model, tiny_
         status, answer = server.infer(request, "/v2/models/tiny/infer")
         assert status == 200, answer
         assert answer["outputs"][0]["data"] == expected.ravel().tolist()
+
+
+def test_openvino_finds_the_inputs_of_a_model_whose_casts_it_folds(
+    tiny: Model, tiny_data: Dataset, workspace: Workspace, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    engine = build_engine(transform(tiny, "float16", workspace=workspace), "openvino")
+    package = export_package(Candidate("it", engine), sample=tiny_data, directory=tmp_path / "package")
+
+    assert try_package(package).matches
 
 
 def test_a_bad_version_and_another_runtime_are_refused(tiny: Model, tiny_data: Dataset, tmp_path: Path) -> None:

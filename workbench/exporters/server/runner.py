@@ -189,21 +189,21 @@ class Runner:
         # Other values beside the probe must leave its answer as it is; what reduces over the batch would not.
         other = {name: array * 0.5 if array.dtype.kind == "f" else array for name, array in probe.feeds.items()}
         other = {name: array.astype(probe.feeds[name].dtype, copy=False) for name, array in other.items()}
+        batch = self._full_batch(most)
         try:
             [alone], _ = self._run_idle([probe])
             both, _ = self._run_idle([probe, Job(None, other, probe.outputs, set())])
+            together, one_by_one = self._shortest(batch), len(batch) * self._shortest([probe])
         except Exception as error:
-            return f"two samples together fail: {error}"
+            return f"samples together fail: {error}"
         for name, one, beside in zip(probe.outputs, alone, both[0], strict=True):
             if one.shape != beside.shape:
                 return f"{name!r} has another shape when two samples run together."
             if one.dtype.kind == "f" and not np.allclose(one, beside, 0, MIXED * np.abs(one).max(initial=0)):
                 return f"the samples of a batch change each other's {name!r}."
-        batch = self._full_batch(most)
-        together, one_by_one = self._shortest(batch), len(batch) * self._shortest([probe])
-        if together > PAYS * one_by_one:
-            rows = len(batch) * probe.rows
-            return f"{rows} samples take {together * 1e3:.3g} ms together here, {one_by_one * 1e3:.3g} ms one by one."
+        if len(batch) > 1 and together > PAYS * one_by_one:
+            times = f"{together * 1e3:.3g} ms together here, {one_by_one * 1e3:.3g} ms one by one"
+            return f"{len(batch) * probe.rows} samples take {times}."
         return ""
 
     def _check(self, config: ModelConfig, session: Session) -> None:

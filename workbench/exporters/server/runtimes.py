@@ -118,8 +118,9 @@ class OpenvinoSession:
             self._compiled = core.compile_model(core.read_model(path), config.provider, config.provider_options)
         except RuntimeError as error:
             raise CannotStart(f"{config.path} cannot be loaded: {str(error)[-600:]}.") from None
-        self.inputs = [_openvino_node(port) for port in self._compiled.inputs]
-        self.outputs = [_openvino_node(port) for port in self._compiled.outputs]
+        known = {tensor.name for tensor in (*config.inputs, *config.outputs)}
+        self.inputs = [_openvino_node(port, known) for port in self._compiled.inputs]
+        self.outputs = [_openvino_node(port, known) for port in self._compiled.outputs]
         self._request = self._compiled.create_infer_request()
         self._tensor = openvino.Tensor
 
@@ -136,10 +137,11 @@ class OpenvinoSession:
         """Nothing: the library's own objects end with the last reference."""
 
 
-def _openvino_node(port: Any) -> Node:
+def _openvino_node(port: Any, known: set[str]) -> Node:
     kind = port.get_element_type().to_string()
     shape = [None if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]
-    return Node(port.any_name, _OPENVINO_TYPES.get(kind, kind), shape)
+    name = next(iter(port.names & known), port.any_name)  # a port can have further names, of casts that were folded in
+    return Node(name, _OPENVINO_TYPES.get(kind, kind), shape)
 
 
 def _onnxruntime_node(node: Any) -> Node:

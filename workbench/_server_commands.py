@@ -1,0 +1,48 @@
+"""Commands about exported servers: another version of a model for one that may be running."""
+
+# No `from __future__ import annotations`: tyro reads the signatures.
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from workbench.exporters import read_package
+from workbench.provenance import PASSWORD_VARIABLE, SIGNATURE, fingerprint_of
+from workbench.served_versions import add_version as put_version
+from workbench.served_versions import reload_service
+
+PackageFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="A package of the exporter server; changed.")]
+NewerFolder = Annotated[
+    tyro.conf.Positional[Path], tyro.conf.arg(help="Another one, of the same model in another version.")
+]
+
+
+def add_version(
+    package: PackageFolder,
+    newer: NewerFolder,
+    drop_old: Annotated[
+        bool, tyro.conf.arg(help="Serve the newer version alone; the files of the others stay where they are.")
+    ] = False,
+    pid: Annotated[
+        int, tyro.conf.arg(help="Process of the running service, which is told to take it up; 0 for none.")
+    ] = 0,
+    sign_key: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            help=f"Private key (PEM, elliptic curve) to sign with; its password is read from ${PASSWORD_VARIABLE}."
+        ),
+    ] = None,
+) -> None:
+    """Put a newer version of a model into the package of a server, which takes it up while it answers."""
+    old = read_package(package)
+    was_signed = (old.directory / SIGNATURE).exists()
+    done = put_version(old, read_package(newer), keep_old=not drop_old, sign_key=sign_key)
+    print(f"{done.directory} serves {done.candidate} now; fingerprint sha256:{fingerprint_of(done.directory)}")
+    if was_signed and sign_key is None:
+        print("Its signature was dropped, as it was of other files. --sign-key signs it again.")
+    if pid:
+        reload_service(pid)
+        print(f"Process {pid} was told; its log says when it has changed.")
+    else:
+        print("A running service takes it up on SIGHUP: kill -HUP PID")

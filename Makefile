@@ -6,7 +6,7 @@ INSTALL = $(BIN)/python -m pip install -q --disable-pip-version-check -c constra
 export WORKBENCH_WORKSPACE ?= $(CURDIR)/workbench-workspace
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test lint lab voila bench bench-gpu browser test-gpu test-heavy test-models test-serving clean
+.PHONY: run test lint lab voila bench bench-gpu bench-serving browser test-gpu test-heavy test-models test-serving clean
 
 run: .venv/installed ## the whole flow on the bundled model, as a notebook and as a report
 	@mkdir -p runs
@@ -44,6 +44,9 @@ voila: .venv/installed ## the dashboard
 bench: .venv/peers ## speed and memory, peers side by side
 	$(BIN)/python -m benchmarks
 
+bench-serving: .venv/frameworks ## exported packages beside KServe, MLServer, FastAPI, BentoML and Triton, which are fetched first
+	$(BIN)/python benchmarks/serving.py
+
 bench-gpu: .venv/peers ## speed on an NVIDIA GPU beside trtexec, PyTorch and ONNX Runtime; writes benchmarks/results
 	$(BIN)/python benchmarks/gpu.py --write
 
@@ -76,4 +79,4 @@ browser: .venv/installed
 	@touch $@
 
 clean: ## removes what the other targets made here, the environment included
-	rm -rf .venv runs workbench-workspace
+	rm -rf .venv .venv-peers runs workbench-workspace

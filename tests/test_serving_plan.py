@@ -68,7 +68,7 @@ def test_without_a_sweep_it_is_what_was_run(
 def test_capacity_latency_and_memory_are_those_at_the_knee(candidate: Candidate) -> None:
     plan = plan_serving(candidate, Measurements(row_of(candidate, 2.0, 3.0), CURVE, SWEEP))
 
-    assert plan.capacity == Derived(300, "queries/s", "the knee of 4 measured rates")
+    assert plan.capacity == Derived(300, "queries/s", "the knee of 4 measured rates, of the inference alone")
     assert plan.rate_per_replica.value == pytest.approx(210)
     assert "0.7 × 300 queries/s" in plan.rate_per_replica.source
     assert (plan.p50_ms.value, plan.p99_ms.value) == (5, 5)
@@ -83,6 +83,14 @@ def test_the_longest_time_for_a_request_grows_with_the_latency(candidate: Candid
     slow = Measurements(None, (load_of(2, 400.0), load_of(3, 900.0)))
 
     assert plan_serving(candidate, slow).request_seconds.value == 8
+
+
+def test_a_tiny_model_leaves_http_its_time_before_somebody_is_called(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(None, (load_of(2, 0.5), load_of(3, 0.5))))
+
+    assert plan.alert_p99_ms.value == 10
+    assert "at least 10 ms" in plan.alert_p99_ms.source
+    assert plan.buckets_ms[-1] == pytest.approx(20, rel=0.01)  # so that the histogram tells what lies above
 
 
 def test_batches_are_put_together_only_where_that_pays(candidate: Candidate) -> None:
@@ -146,7 +154,7 @@ def test_the_table_names_every_number_with_its_source(candidate: Candidate) -> N
     plan = plan_serving(candidate, Measurements(None, CURVE, SWEEP))
     rows = {name: (value, source) for name, value, source in describe_plan(plan)}
 
-    assert rows["capacity"] == ("300 queries/s", "the knee of 4 measured rates")
+    assert rows["capacity"] == ("300 queries/s", "the knee of 4 measured rates, of the inference alone")
     assert len(rows) == len(plan.numbers) + 1
     assert all(source for _, source in rows.values())
     assert str(plan.queue) == "300 requests (1 s of 300 queries/s)"

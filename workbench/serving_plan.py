@@ -14,6 +14,7 @@ from workbench.measure.sweep import Sweep
 
 _SHARE_OF_KNEE = 0.7  # of the throughput at the knee that one replica is planned for: bursts need room
 _OVER_P99 = 3.0  # times the measured 99th percentile under load before somebody is called
+_LEAST_ALERT_MS = 10.0  # what a service of a tiny model is allowed: the measurement is of the inference alone
 _ERRORS = 0.01  # share of failed requests before somebody is called
 _LEAST_GAIN = 1.2  # × the throughput of batch 1: putting requests together costs the service copies that no sweep sees
 _WAIT_SHARE = 0.5  # of one inference: longest time that a request waits for others to make a batch
@@ -124,7 +125,11 @@ def plan_serving(
     threads, instances = _concurrency(candidate, found)
     p50, p99 = _latencies(found, at_knee)
     capacity = (
-        Derived(round(at_knee.queries_per_second, 1), "queries/s", f"the knee of {len(found.curve)} measured rates")
+        Derived(
+            round(at_knee.queries_per_second, 1),
+            "queries/s",
+            f"the knee of {len(found.curve)} measured rates, of the inference alone",
+        )
         if at_knee
         else _capacity_of_row(found.row, instances)
     )
@@ -153,9 +158,10 @@ def plan_serving(
         p50_ms=p50,
         p99_ms=p99,
         alert_p99_ms=Derived(
-            _neat(_OVER_P99 * p99.value),
+            max(_LEAST_ALERT_MS, _neat(_OVER_P99 * p99.value)),
             "ms",
-            f"{_OVER_P99:g} × the 99th percentile of {p99.value:g} ms",
+            f"{_OVER_P99:g} × the 99th percentile of {p99.value:g} ms, at least {_LEAST_ALERT_MS:g} ms, since HTTP and "
+            "the system take their time too",
             p99.measured,
         ),
         alert_error_ratio=Derived(_ERRORS, "", "a usual budget: one request in a hundred", measured=False),
@@ -242,17 +248,20 @@ def _memory(candidate: Candidate, found: Measurements, at_knee: LoadStats | None
 
 
 def _buckets(p50: Derived, p99: Derived) -> tuple[tuple[float, ...], str]:
-    """Bounds from half the median to eight times the 99th percentile, so that both are told well.
+    """Bounds from half the median to eight times the 99th percentile, so that both and the alert's are told well.
 
     They rise by √2, or by more where that would take too many series.
     """
     if not p50.measured:
         return _USUAL_BUCKETS_MS, "not measured; usual ones"
-    low, high = p50.value / 2, 8 * max(p99.value, p50.value)
+    low, high = p50.value / 2, max(8 * max(p99.value, p50.value), 2 * _LEAST_ALERT_MS)
     steps = min(math.ceil(_BUCKETS_PER_DOUBLING * math.log2(high / low)), _MOST_BUCKETS)
     rise = max(2 ** (1 / _BUCKETS_PER_DOUBLING), (high / low) ** (1 / steps))
     bounds = [_neat(low * rise**step) for step in range(steps + 1)]
-    words = f"from half the median of {p50.value:g} ms to 8 × the 99th percentile of {p99.value:g} ms"
+    words = (
+        f"from half the median of {p50.value:g} ms to 8 × the 99th percentile of {p99.value:g} ms, at least to "
+        f"{2 * _LEAST_ALERT_MS:g} ms"
+    )
     return tuple(dict.fromkeys(bounds)), words
 
 

@@ -117,7 +117,11 @@ def find_model(url: str, key: str, name: str, version: str) -> ServedModel:
 
 
 def _only_model(url: str, key: str) -> str:
-    names = dict.fromkeys(name for name, _ in read_service(url, key=key).models())
+    try:
+        names = dict.fromkeys(name for name, _ in read_service(url, key=key).models())
+    except ServiceError as error:
+        more = "Of a proxy, which shows no metrics, name the model with the option `model`."
+        raise ServiceError(error.message, f"{error.remedy} {more}") from None
     if len(names) == 1:
         return next(iter(names))
     there = f"serves {', '.join(names)}" if names else "does not say what it serves"

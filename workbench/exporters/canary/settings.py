@@ -14,6 +14,7 @@ _HEAD_BYTES = 16_384  # of a request's head, as haproxy's own usual buffer has r
 _UPLOAD_SECONDS = 10  # in which exported servers want a whole request
 _IDLE_SECONDS = 60  # below the 75 s of exported servers: the proxy is the one who closes a connection
 _LEAST_CONNECTIONS = 1024
+_MOST_CONNECTIONS = 4000  # each takes two files, of which systems often allow 10,000 or 20,000
 _LEAST_SECONDS = 30.0
 _LONGEST_SECONDS = 3600.0
 _RULE_OF_THREE = 3.0  # no failure in 3 / limit requests: with 95 % the ratio is below the limit
@@ -66,10 +67,10 @@ def proxy_settings(plan: ServingPlan, sample_bytes: int, body_megabytes: float |
             queue.value, "requests", f"what a version takes in: {queue.source}", measured=queue.measured
         ),
         connections=Derived(
-            max(_LEAST_CONNECTIONS, 4 * queue.value),
+            min(max(_LEAST_CONNECTIONS, 4 * queue.value), _MOST_CONNECTIONS),
             "connections",
-            f"4 × {queue.value:g}: what both versions take in, and as many callers that are idle; at least "
-            f"{_LEAST_CONNECTIONS}",
+            f"4 × {queue.value:g}: what both versions take in, and as many callers that are idle; {_LEAST_CONNECTIONS} "
+            f"to {_MOST_CONNECTIONS}",
             queue.measured,
         ),
         buffer=Derived(

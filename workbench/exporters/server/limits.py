@@ -169,6 +169,9 @@ class Body:
         body: bytes | memoryview = b""
         self._hold(self._length or self._size)
         self._check_held()
+        if 0 < self._length == self._size:  # it came whole with its head: there is nothing to wait for
+            self.wanted = self.complete = True
+            return b"".join(self._parts)
         if self._length > self._size:
             body = _aligned(self._length, json_length or 0)
             body[: self._size] = b"".join(self._parts)

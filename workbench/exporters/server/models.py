@@ -110,6 +110,8 @@ class Served:
             Refusal: If it takes too long, or the model does not take its values.
         """
         self.metrics.fed(job.feeds)
+        if (results := await self.runner.infer_here(job)) is not None:  # so quick that no clock is needed
+            return results
         try:
             async with timeout(self.config.request_seconds):
                 return await self.runner.infer(job)

@@ -79,10 +79,17 @@ class Runner:
 
     async def infer(self, job: Job) -> list[Array]:
         """Runs one request: where it stands if that is quick, else in a thread, for which further ones wait."""
-        results = await self._gatherer.infer(job) if job.rows <= self._quick_rows else None
+        results = await self.infer_here(job)
         if results is None:
             results = await self._batcher.infer(job) if self._batcher else (await self._run_together([job]))[0]
-        self._healthy, self._seen = True, time.monotonic()
+            self._healthy, self._seen = True, time.monotonic()
+        return results
+
+    async def infer_here(self, job: Job) -> list[Array] | None:
+        """Runs one request where it stands; None if it is not that quick, or every instance is busy in a thread."""
+        results = await self._gatherer.infer(job) if job.rows <= self._quick_rows else None
+        if results is not None:
+            self._healthy, self._seen = True, time.monotonic()
         return results
 
     async def ready(self, timeout: float) -> bool:

@@ -90,7 +90,7 @@ def test_a_tiny_model_leaves_http_its_time_before_somebody_is_called(candidate: 
 
     assert plan.alert_p99_ms.value == 10
     assert "at least 10 ms" in plan.alert_p99_ms.source
-    assert plan.buckets_ms[-1] == pytest.approx(20, rel=0.01)  # so that the histogram tells what lies above
+    assert plan.buckets_ms[-1] >= 20  # so that the histogram tells what lies above
 
 
 def test_batches_are_put_together_only_where_that_pays(candidate: Candidate) -> None:

@@ -7,6 +7,8 @@ import http.client
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -183,6 +185,28 @@ def test_a_quick_model_takes_together_what_arrives_together_and_waits_for_nobody
     assert (after[0] - before[0], after[1] - before[1]) == (2, 8)
     results = np.float32([answer["outputs"][0]["data"] for _, answer in answers])
     np.testing.assert_allclose(results, session.run(["y"], {"x": ROWS})[0], rtol=1e-6)
+
+
+def test_a_caller_is_alone_when_nobody_else_has_asked_for_a_while(quick: Path) -> None:
+    asked = "[(1, 0.0), (1, 0.05), (1, 0.2), (2, 0.3), (1, 0.31), (1, 0.35), (1, 0.5)]"
+    code = f"from models import Alone; alone = Alone(); print([alone.asks(*each) for each in {asked}])"
+    ended = subprocess.run([sys.executable, "-B", "-c", code], cwd=quick, capture_output=True, text=True, check=True)
+
+    assert ended.stdout.strip() == "[False, False, True, False, False, False, True]"
+
+
+def test_who_comes_while_another_was_alone_is_answered_beside_it(threaded: Path) -> None:
+    write_model(threaded / "model.onnx", 2000)  # short enough for the event loop
+    configure(threaded, max_batch=1)
+    row, seen = request(ROWS[:1]), []
+    with serving(threaded) as server, connections(server, 4) as callers:
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            assert server.infer(row)[0] == 200
+        for _ in range(5):
+            seen += [status for status, _ in ask_at_once(server, callers, [row] * 4)]
+        assert server.call("GET", "/v2/health/ready")[0] == 200
+    assert seen == [200] * 20
 
 
 @pytest.mark.parametrize("further", [(), ("length",)], ids=["where they stand", "in threads"])

@@ -12,10 +12,12 @@ import nbformat
 import pytest
 import yaml
 
+from tests.serving.proxies import get_programs
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
 
-def execute(notebook: str, folder: Path, **parameters: Any) -> subprocess.CompletedProcess[str]:
+def execute(notebook: str, folder: Path, patience: int = 150, **parameters: Any) -> subprocess.CompletedProcess[str]:
     """Runs a notebook in a folder of its own."""
     (folder / "parameters.yaml").write_text(yaml.safe_dump({"workspace": str(folder / "space"), **parameters}))
     command = [
@@ -25,7 +27,9 @@ def execute(notebook: str, folder: Path, **parameters: Any) -> subprocess.Comple
         "--no-progress-bar",
     ]
     command += ["-f", str(folder / "parameters.yaml")]
-    return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=folder, timeout=150)
+    return subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, cwd=folder, timeout=patience
+    )
 
 
 def printed(folder: Path) -> str:
@@ -92,6 +96,20 @@ def test_the_engines_agree_and_a_broken_plan_is_built_again(tmp_path: Path) -> N
         "built again from its model",
     ):
         assert words in said
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
+def test_serving_swaps_promotes_and_rolls_back(tmp_path: Path) -> None:
+    get_programs()
+    done = execute("serve.ipynb", tmp_path, patience=380, seconds=0.3, load_seconds=3.0)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = printed(tmp_path)
+    assert "the knee of" in said  # what the numbers were derived from
+    assert re.search(r"[1-9]\d* answered, 0 lost; versions served now: 1, 2", said)
+    assert "promoted: Every step held; the canary has all callers." in said
+    assert "rolled back: " in said
+    assert len(re.findall(r"callers: [1-9]\d* answered, 0 lost, 0 refused", said)) == 2
 
 
 @pytest.mark.heavy

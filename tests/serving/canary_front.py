@@ -51,7 +51,7 @@ class Front:
 
 @contextlib.contextmanager
 def standing(
-    folder: Path, proxy: str, stable: Package, canary: Package, body: bytes, sample: Dataset, **options: Any
+    folder: Path, proxy: str, stable: Package, canary: Package, body: bytes, sample: Dataset, workers: int = 1, **options: Any
 ) -> Iterator[Front]:
     """Two services and the proxy before them."""
     ports = [free_port() for _ in range(3)]
@@ -68,7 +68,7 @@ def standing(
         directory=folder / "package",
     )
     with (
-        running_service(stable, ports[0]) as first,
+        running_service(stable, ports[0], workers) as first,
         running_service(canary, ports[1]) as second,
         run_proxy(package) as run,
     ):

@@ -109,6 +109,11 @@ class Service:
     process: subprocess.Popen[bytes]
     port: int
 
+    def workers(self) -> list[int]:
+        """The processes that answer, where there are several."""
+        pid = self.process.pid
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
@@ -121,9 +126,9 @@ class Service:
 
 
 @contextlib.contextmanager
-def running_service(package: Package, port: int) -> Iterator[Service]:
+def running_service(package: Package, port: int, workers: int = 1) -> Iterator[Service]:
     """Runs a package's server until the block ends; unlike `serve_package`, a test may kill it."""
-    command = [sys.executable, "serve.py", "--port", str(port)]
+    command = [sys.executable, "serve.py", "--port", str(port), "--workers", str(workers)]
     with (
         (package.directory.parent / f"{package.directory.name}.log").open("wb") as log,
         subprocess.Popen(command, cwd=package.directory, stderr=log, stdout=log, start_new_session=True) as process,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.serving.proxies import (
     export_version,
     get_programs,
     request_of,
+    wait_until_ready,
 )
 from workbench.canary import CanaryResult, CanaryStep, read_canary, read_weight, run_canary
 from workbench.dataset import Dataset
@@ -113,6 +116,19 @@ def test_killing_the_stable_version_under_load_loses_no_request_with_haproxy(dig
         callers.wait_for(1500)
 
     print(f"haproxy: kill -9 of the stable version: {callers.lost} of {callers.total} lost")
+    assert callers.lost == 0, callers.statuses
+
+
+@BOTH
+def test_killing_workers_of_a_version_under_load_loses_no_request(digits_front: Any, proxy: str) -> None:
+    with digits_front(proxy, workers=2) as front, front.callers(pause=0.0, count=6).calling() as callers:
+        callers.wait_for(300)
+        for _ in range(4):
+            os.kill(front.stable.workers()[0], signal.SIGKILL)
+            callers.wait_for(300)
+            wait_until_ready(front.stable.address)
+
+    print(f"{proxy}: kill -9 of 4 workers: {callers.lost} of {callers.total} lost")
     assert callers.lost == 0, callers.statuses
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from workbench.errors import ExportError
 from workbench.exporters import Contents
 from workbench.model import Model, TensorSpec
+from workbench.options import option
 from workbench.report import describe_steps, format_estimate
 from workbench.serving_plan import describe_plan
 
@@ -33,6 +34,22 @@ DATATYPES = {
     "float32": "FP32",
     "float64": "FP64",
 }
+
+
+BodyMegabytes = (
+    Annotated[
+        float,
+        option(
+            "Largest request body; 8 × the sample request if not given, and at least 16.",
+            minimum=0.001,
+            maximum=2000,
+            unit="MB",
+            advanced=True,
+            example="16",
+        ),
+    ]
+    | None
+)
 
 
 def datatype(spec: TensorSpec, carrier: str) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from workbench.errors import OptionsError
 from workbench.exporters import Contents
-from workbench.exporters._parts import common_words, datatype, write_json, write_samples
+from workbench.exporters._parts import BodyMegabytes, common_words, datatype, write_json, write_samples
 from workbench.exporters.canary.settings import (
     STEPS,
     CanaryFile,
@@ -88,20 +88,7 @@ class Options:
         bool, option("Let a caller that keeps a cookie stay with the version that it met.", advanced=True)
     ] = True
     version: Annotated[str, option("Version that the canary is served as.", example="2")] = "2"
-    body_megabytes: (
-        Annotated[
-            float,
-            option(
-                "Largest request body; 8 × the sample request if not given, and at least 16.",
-                minimum=0.001,
-                maximum=2000,
-                unit="MB",
-                advanced=True,
-                example="16",
-            ),
-        ]
-        | None
-    ) = None
+    body_megabytes: BodyMegabytes = None
 
 
 def export(contents: Contents, options: Options, directory: Path) -> None:

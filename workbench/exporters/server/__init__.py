@@ -16,7 +16,7 @@ from workbench.backends._openvino_session import asked_settings as openvino_sett
 from workbench.engine import Engine
 from workbench.errors import ExportError, MissingDependencyError
 from workbench.exporters import Contents
-from workbench.exporters._parts import common_words, copy_model, datatype, write_json, write_samples
+from workbench.exporters._parts import BodyMegabytes, common_words, copy_model, datatype, write_json, write_samples
 from workbench.exporters._server_parts import (
     ABOUT_GPU,
     GRPC,
@@ -65,20 +65,7 @@ class Options:
     ] = 1
     allow_nan: Annotated[bool, option("Take NaN and Infinity in binary tensors.", advanced=True)] = False
     log_requests: Annotated[bool, option("Log every request, not only those that fail.", advanced=True)] = False
-    body_megabytes: (
-        Annotated[
-            float,
-            option(
-                "Largest request body; 8 × the sample request if not given, and at least 16.",
-                minimum=0.001,
-                maximum=2000,
-                unit="MB",
-                advanced=True,
-                example="16",
-            ),
-        ]
-        | None
-    ) = None
+    body_megabytes: BodyMegabytes = None
     queue: (
         Annotated[
             int,

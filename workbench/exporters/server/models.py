@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import time
 from asyncio import timeout
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ else:
     from protocol import Array, Job, Refusal
     from runner import Runner
 
+ALONE_SECONDS = 0.1  # without anybody else asking
 Files = tuple[tuple[str, int, int, int], ...]  # of each: name, size, time of its last change, inode
 
 log = logging.getLogger("serve")
@@ -85,6 +87,23 @@ class Place:
         return Refusal(503, f"{self._served.in_flight} requests are in progress, which is the limit; try again.")
 
 
+class Alone:
+    """Whether one connection alone asks: then nobody waits while a short inference holds up the event loop.
+
+    It is cheaper there than in a thread, to whose core the request's values would have to come.
+    """
+
+    def __init__(self) -> None:
+        self._caller: object = None
+        self._since = math.inf
+
+    def asks(self, caller: object, now: float) -> bool:
+        """Notes who asks; returns whether nobody else did for a while, in seconds of any clock."""
+        if caller != self._caller:
+            self._caller, self._since = caller, now
+        return now - self._since > ALONE_SECONDS
+
+
 class Served:
     """One version of one model that can be asked.
 
@@ -103,14 +122,18 @@ class Served:
         self.in_flight = 0  # requests whose bodies are there
         self.users = 0  # these, and those that still arrive
 
-    async def infer(self, job: Job) -> list[Array]:
+    async def infer(self, job: Job, alone: bool = False) -> list[Array]:
         """Runs one request within its time.
+
+        Args:
+            job: The request.
+            alone: Whether nobody else asks.
 
         Raises:
             Refusal: If it takes too long, or the model does not take its values.
         """
         self.metrics.fed(job.feeds)
-        if (results := await self.runner.infer_here(job)) is not None:  # so quick that no clock is needed
+        if (results := await self.runner.infer_here(job, alone)) is not None:  # so quick that no clock is needed
             return results
         try:
             async with timeout(self.config.request_seconds):

@@ -36,6 +36,7 @@ else:
 PROBE_SECONDS = 1.0  # an answer that is not older tells that the model is well
 QUICK_SECONDS = 30e-6  # of a sample: less than it takes to hand a request to a thread and back
 STALL_SECONDS = 1e-3  # longest time that an inference may hold up everything else
+ALONE_SECONDS = 5e-3  # the same where a caller is alone, and what is held up are health and metrics
 PAYS = 0.9  # of the time that the samples of a batch take one by one: a batch that takes more is not worth the wait
 TRIES, TRIAL_SECONDS = 9, 0.5  # how often a time is taken, and when that is often enough
 MIXED = 0.05  # of the largest output: a difference above says that samples of a batch change each other
@@ -70,7 +71,7 @@ class Runner:
         self._pool = ThreadPoolExecutor(config.instances, thread_name_prefix="inference")
         self._probe = self._first_probe(folder / config.sample if config.sample else None)
         self._batcher = self._make_batcher(config)
-        self._quick_rows = self._count_quick_rows(config.max_batch if self._batcher else 1)
+        self._quick_rows, self._short_rows = self._count_rows(config.max_batch if self._batcher else 1)
         self._gatherer = Gatherer(self._run_here, self._idle, config.max_batch if self._batcher else 1)
         self._probing = asyncio.Lock()
         self._healthy, self._seen = True, time.monotonic()
@@ -78,16 +79,20 @@ class Runner:
             self.metrics = ModelMetrics(config, hashlib.file_digest(stream, "sha256").hexdigest(), protocols, board)
 
     async def infer(self, job: Job) -> list[Array]:
-        """Runs one request: where it stands if that is quick, else in a thread, for which further ones wait."""
-        results = await self.infer_here(job)
-        if results is None:
-            results = await self._batcher.infer(job) if self._batcher else (await self._run_together([job]))[0]
-            self._healthy, self._seen = True, time.monotonic()
+        """Runs one request in a thread, for which further ones wait."""
+        results = await self._batcher.infer(job) if self._batcher else (await self._run_together([job]))[0]
+        self._healthy, self._seen = True, time.monotonic()
         return results
 
-    async def infer_here(self, job: Job) -> list[Array] | None:
-        """Runs one request where it stands; None if it is not that quick, or every instance is busy in a thread."""
-        results = await self._gatherer.infer(job) if job.rows <= self._quick_rows else None
+    async def infer_here(self, job: Job, alone: bool = False) -> list[Array] | None:
+        """Runs one request where it stands; None if it is not that quick, or every instance is busy in a thread.
+
+        Args:
+            job: The request.
+            alone: Whether nobody else asks, who would have to wait meanwhile.
+        """
+        most = self._short_rows if alone else self._quick_rows
+        results = await self._gatherer.infer(job) if job.rows <= most else None
         if results is not None:
             self._healthy, self._seen = True, time.monotonic()
         return results
@@ -108,7 +113,7 @@ class Runner:
         """Gives the threads and the model back; nobody may ask it any more."""
         async with self._probing:
             await asyncio.to_thread(self._pool.shutdown)
-            sessions, self._sessions, self._batcher, self._quick_rows = self._sessions, [], None, 0
+            sessions, self._sessions, self._batcher, self._quick_rows, self._short_rows = self._sessions, [], None, 0, 0
             while not self._idle.empty():
                 self._idle.get()
         for session in sessions:
@@ -155,13 +160,15 @@ class Runner:
         ends = list(itertools.accumulate((job.rows for job in jobs), initial=0))
         return [[result[low:high] for result in results] for low, high in itertools.pairwise(ends)], seconds
 
-    def _count_quick_rows(self, most: int) -> int:
-        """Most samples of a request that runs where it stands; 0 if the model is not that quick."""
-        if any(tensor.shape[:1] != [-1] or -1 in tensor.shape[1:] for tensor in self.contract.inputs.values()):
-            return 0  # how long a request takes does not follow from how long the probe does
+    def _count_rows(self, most: int) -> tuple[int, int]:
+        """Most samples of a request that runs where it stands, whoever asks, and of one whose caller is alone."""
+        shapes = [tensor.shape for tensor in self.contract.inputs.values()]
+        if any(-1 in shape[1:] for shape in shapes):
+            return 0, 0  # how long a request takes does not follow from how long the probe does
         jobs = self._full_batch(most)
         rows, seconds = len(jobs) * self._probe.rows, self._shortest(jobs)
-        return rows if seconds < min(STALL_SECONDS, rows * QUICK_SECONDS) else 0
+        quick = all(shape[:1] == [-1] for shape in shapes) and seconds < min(STALL_SECONDS, rows * QUICK_SECONDS)
+        return rows if quick else 0, int(rows * ALONE_SECONDS / seconds)
 
     def _full_batch(self, most: int) -> list[Job]:
         return [self._probe] * max(1, most // self._probe.rows)

@@ -14,13 +14,13 @@ if TYPE_CHECKING:  # type checkers find these files in a package, but they are s
     from .config import Config
     from .limits import Body, Budget, ClientGone, Receive
     from .metrics import CONTENT_TYPE, render
-    from .models import Models, Place, Served
+    from .models import Alone, Models, Place, Served
     from .protocol import Refusal
 else:
     from config import Config
     from limits import Body, Budget, ClientGone, Receive
     from metrics import CONTENT_TYPE, render
-    from models import Models, Place, Served
+    from models import Alone, Models, Place, Served
     from protocol import Refusal
 
 PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino", "tensorrt": "tensorrt_plan"}
@@ -57,6 +57,7 @@ class Service:
         self.chunk = memoryview(bytearray(CHUNK_BYTES))
         self.models = models
         self._log_requests = config.log_requests
+        self._alone = Alone()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answers one request; uvicorn calls it."""
@@ -103,17 +104,19 @@ class Service:
             case "GET", ["metrics"]:
                 page = render((model.metrics for model in self.models.all), self.models.board)
                 return Answer(200, page, content_type=CONTENT_TYPE)
-            case method, ["v2", "models", name, "versions", version, *operation] if version:
-                return await self._model(method, self.models.find(name, version), operation, body, receive)
-            case method, ["v2", "models", name, *operation]:
-                return await self._model(method, self.models.find(name), operation, body, receive)
+            case _, ["v2", "models", name, "versions", version, *operation] if version:
+                return await self._model(scope, self.models.find(name, version), operation, body, receive)
+            case _, ["v2", "models", name, *operation]:
+                return await self._model(scope, self.models.find(name), operation, body, receive)
         raise Refusal(404, "There is nothing at this path; GET /v2, /v2/models/NAME and /metrics say what there is.")
 
-    async def _model(self, method: str, served: Served, operation: list[str], body: Body, receive: Receive) -> Answer:
+    async def _model(
+        self, scope: dict[str, Any], served: Served, operation: list[str], body: Body, receive: Receive
+    ) -> Answer:
         config = served.config
-        match method, operation:
+        match scope["method"], operation:
             case "POST", ["infer"]:
-                return await self._infer(served, body, receive)
+                return await self._infer(scope, served, body, receive)
             case "GET", ["ready"]:
                 return _ready({"name": config.name}, not self.models.draining and await served.ready())
             case "GET", []:
@@ -124,13 +127,14 @@ class Service:
                 raise Refusal(405, "Inference is asked for with POST.")
         raise Refusal(404, f"A model has no operation {'/'.join(operation)[:80]!r}; it has infer and ready.")
 
-    async def _infer(self, served: Served, body: Body, receive: Receive) -> Answer:
+    async def _infer(self, scope: dict[str, Any], served: Served, body: Body, receive: Receive) -> Answer:
         with Place(served, "http") as place:
             try:
                 content = await body.read(receive)
                 place.take()
                 job = served.contract.decode(content, body.json_length())
-                answer, json_length = served.contract.encode(job, await served.infer(job))
+                alone = self._alone.asks(scope["client"], time.monotonic())
+                answer, json_length = served.contract.encode(job, await served.infer(job, alone))
             finally:
                 body.release()
         if json_length is None:

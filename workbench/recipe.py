@@ -11,12 +11,13 @@ from typing import Annotated, Any
 
 import yaml
 
+from workbench._recipe_export import ExportRecipe, export_choice
 from workbench.backends import build_engine
 from workbench.choice import Choice, ChoiceOptions, choose
-from workbench.comparison import ORIGINAL, Candidate, Comparison, Row, compare
+from workbench.comparison import ORIGINAL, Candidate, Comparison, compare
 from workbench.dataset import Dataset
 from workbench.errors import GateError, RecipeError, WorkbenchError
-from workbench.exporters import Package, check_backend, export_package
+from workbench.exporters import Package
 from workbench.findings import Finding, explain
 from workbench.gates import GateResult, Gates, evaluate_gates
 from workbench.importers import load_dataset, load_model
@@ -27,8 +28,6 @@ from workbench.model import Model
 from workbench.options import make_options, option, to_builtins
 from workbench.plugins import find_plugin
 from workbench.provenance import check_key
-from workbench.serving_measure import MeasureServingOptions, measure_serving
-from workbench.serving_plan import Measurements
 from workbench.transforms import transform
 from workbench.workspace import Workspace, fingerprint, write_json
 
@@ -52,20 +51,6 @@ class CandidateRecipe:
     ] = ()
     backend: Annotated[str, option("What runs it.")] = "onnxruntime"
     options: Annotated[dict[str, Any], option("Options of the backend.")] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ExportRecipe:
-    """How the chosen candidate is packed."""
-
-    exporter: Annotated[str, option("What writes the package.")] = "server"
-    options: Annotated[dict[str, Any], option("Options of the exporter.")] = field(default_factory=dict)
-    directory: Annotated[str, option("Folder that does not exist yet; one in the workspace if empty.")] = ""
-    measure: Annotated[
-        MeasureServingOptions | None,
-        option("Measure first what its numbers are derived from: how to divide the cores, and the load it takes."),
-    ] = None
-    sign_key: Annotated[str, option("Private key (PEM, elliptic curve) to sign with; not signed if empty.")] = ""
 
 
 @dataclass(frozen=True)
@@ -216,7 +201,7 @@ def run_recipe(
     package = None
     if recipe.export:
         report = part_of(progress, 0.9, 1.0)
-        package = _export(recipe.export, chosen, evaluation, workspace, fresh, report)
+        package = export_choice(recipe.export, chosen, evaluation, workspace, fresh, report)
     name = re.sub(r"[^\w.-]+", "-", recipe.name or model.name).lstrip(".")
     path = workspace.root / "runs" / f"{name}-{fingerprint({'recipe': to_builtins(recipe)})[:8]}.json"
     gates = evaluate_gates(recipe.gates, comparison, chosen)
@@ -224,32 +209,6 @@ def run_recipe(
     write_json(path, run)
     progress(1.0, "done")
     return run
-
-
-def _export(
-    wanted: ExportRecipe, chosen: Row, evaluation: Dataset, workspace: Workspace, fresh: bool, progress: Progress
-) -> Package:
-    """Packs the choice; measures its load first where that is wanted."""
-    check_backend(chosen.candidate, wanted.exporter)
-    found = Measurements(chosen)
-    if wanted.measure is not None:
-        report = part_of(progress, 0.0, 0.8)
-        engine = chosen.candidate.engine
-        found = Measurements(
-            chosen,
-            *measure_serving(engine, evaluation, wanted.measure, workspace=workspace, fresh=fresh, progress=report),
-        )
-    return export_package(
-        chosen.candidate,
-        wanted.exporter,
-        wanted.options,
-        sample=evaluation,
-        measured=found,
-        directory=Path(wanted.directory) if wanted.directory else None,
-        sign_key=wanted.sign_key or None,
-        workspace=workspace,
-        progress=part_of(progress, 0.8, 1.0),
-    )
 
 
 def make_candidate(

@@ -51,7 +51,14 @@ class Front:
 
 @contextlib.contextmanager
 def standing(
-    folder: Path, proxy: str, stable: Package, canary: Package, body: bytes, sample: Dataset, workers: int = 1, **options: Any
+    folder: Path,
+    proxy: str,
+    stable: Package,
+    canary: Package,
+    body: bytes,
+    sample: Dataset,
+    workers: int = 1,
+    **options: Any,
 ) -> Iterator[Front]:
     """Two services and the proxy before them."""
     ports = [free_port() for _ in range(3)]

@@ -154,6 +154,7 @@ def test_a_canary_that_fails_is_rolled_back_and_no_caller_notices(stable: str, s
     assert set(splitter.statuses) == {200}
 
 
+@pytest.mark.heavy
 def test_a_canary_that_refuses_what_the_stable_version_takes_is_rolled_back(
     stable: str, canary: Service, tmp_path: Path
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_canary_that_refuses_what_the_stable_version_takes_is_rolled_back(
     assert "requests were refused (100.0%); the stable version refuses 0.0%" in result.verdict
 
 
+@pytest.mark.heavy
 def test_a_slow_canary_is_rolled_back_by_its_limit_or_by_the_stable_versions_time(
     stable: str, sample: Dataset, tmp_path: Path
 ) -> None:
@@ -197,6 +199,7 @@ def test_a_canary_that_is_killed_is_rolled_back(stable: str, canary: Service, tm
     assert set(splitter.statuses) == {200}
 
 
+@pytest.mark.heavy
 def test_a_canary_that_was_started_anew_is_rolled_back(
     stable: str, canary: Service, good: Package, tmp_path: Path
 ) -> None:
@@ -214,6 +217,7 @@ def test_a_canary_that_was_started_anew_is_rolled_back(
     assert "it was started anew" in result.verdict
 
 
+@pytest.mark.heavy
 def test_a_stable_version_that_is_gone_leaves_nothing_to_roll_back_to(good: Package, tmp_path: Path) -> None:
     with (
         running_service(good, free_port()) as stable,
@@ -226,6 +230,7 @@ def test_a_stable_version_that_is_gone_leaves_nothing_to_roll_back_to(good: Pack
     assert "the stable version shows no metrics any more" in result.verdict
 
 
+@pytest.mark.heavy
 def test_a_canary_that_too_few_ask_is_held_where_it_was_judged_good(
     stable: str, canary: Service, tmp_path: Path
 ) -> None:
@@ -238,6 +243,7 @@ def test_a_canary_that_too_few_ask_is_held_where_it_was_judged_good(
     assert result.steps[-1].outcome == "unjudged"
 
 
+@pytest.mark.heavy
 def test_it_stays_at_the_last_step_if_it_is_not_to_be_promoted(stable: str, canary: Service, tmp_path: Path) -> None:
     with Splitter(stable, canary.address).calling() as splitter:
         held = go(splitter, tmp_path, replace(QUICK, steps=(30,), promote=False))

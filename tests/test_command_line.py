@@ -78,6 +78,7 @@ def test_inspect_shows_the_model(command_line: CommandLine) -> None:
     assert re.search(r"Conv +8 +214 k +71.9 M", ended.stdout)
 
 
+@pytest.mark.heavy
 def test_weights_of_another_framework_become_a_checked_file(command_line: CommandLine, tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.numpy")
     weights = {"weight": np.eye(3, 4, dtype=np.float32), "bias": np.zeros(3, np.float32)}

@@ -15,7 +15,11 @@ from tests.conftest import CommandLine
     [
         (("load", "sample:digits", "--seconds", "0.3", "--pattern", "poisson"), ("Poisson", "✓ provider")),
         (("profile", "sample:digits", "--seconds", "0.3", "--backend", "openvino"), ("on openvino", "Convolution")),
-        (("sweep", "sample:digits", "--seconds", "0.2", "--batches", "1"), ("Highest throughput", "batch 1, 1 thread")),
+        pytest.param(
+            ("sweep", "sample:digits", "--seconds", "0.2", "--batches", "1"),
+            ("Highest throughput", "batch 1, 1 thread"),
+            marks=pytest.mark.heavy,
+        ),
         (("loadgen", "sample:digits", "--seconds", "0.3"), ("LoadGen", "SingleStream")),
         (
             ("latency", "sample:digits", "--seconds", "0.2", "--backend", "openvino", "--set", "precision=float32"),

@@ -85,7 +85,7 @@ def test_the_steps_fit_a_narrow_page(open_notebook, tmp_path: pathlib.Path) -> N
     """Thirteen steps at 800 px: in two rows at most, each within the page."""
     page = open_notebook(APP.partition("app.load")[0].format(workspace=str(tmp_path)) + "app")
     tabs = page.locator(".wb-app > .widget-tab > .lm-TabBar .lm-TabBar-tab")
-    expect(tabs).to_have_count(12, timeout=SLOW)
+    expect(tabs).to_have_count(13, timeout=SLOW)
     page.set_viewport_size({"width": 800, "height": 900})
     page.wait_for_timeout(300)
     boxes = [tab.bounding_box() for tab in tabs.all()]

@@ -77,7 +77,7 @@ def test_layers_are_kept_in_float_and_a_cancelled_student_keeps_its_best_epoch(
     page.set_viewport_size({"width": 830 if "voila" in request.node.name else 960, "height": 900})  # 800 px for the app
     user.takes_picture("narrow")
     steps = page.locator(".wb-app .lm-TabBar-tab:visible")
-    expect(steps).to_have_count(12)
+    expect(steps).to_have_count(13)
     bottoms = steps.evaluate_all("steps => steps.map((step) => step.getBoundingClientRect().bottom)")
     assert max(bottoms) - min(bottoms) < 5  # one line; the border of the chosen one counts
     assert [address for address in requests_elsewhere if "fontawesome" not in address] == []

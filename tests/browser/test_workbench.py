@@ -21,6 +21,7 @@ app
 """
 
 
+@pytest.mark.parametrize("open_notebook", ["lab", pytest.param("voila", marks=pytest.mark.heavy)], indirect=True)
 @pytest.mark.parametrize("theme", themes("lab is dark"))
 def test_from_load_to_a_package_that_answers(
     open_notebook, theme: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest, requests_elsewhere

@@ -32,7 +32,11 @@ STARTED = [name for name in NAMES if find_plugin("exporters", name).COMMAND]  # 
 starts = pytest.mark.parametrize("name", STARTED, indirect=True)
 
 
-@pytest.fixture(scope="session", params=NAMES)
+SLOW = ("tf_serving",)  # converts the model with TensorFlow
+ROWS = [pytest.param(name, marks=pytest.mark.heavy) if name in SLOW else name for name in NAMES]
+
+
+@pytest.fixture(scope="session", params=ROWS)
 def name(request: pytest.FixtureRequest) -> str:
     chosen: str = request.param
     return chosen

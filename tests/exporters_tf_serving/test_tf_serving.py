@@ -30,6 +30,7 @@ from workbench.model import Model
 from workbench.serving_plan import Derived
 from workbench.transforms import transform
 
+pytestmark = pytest.mark.heavy  # each makes a SavedModel with onnx2tf
 model_server_config_pb2 = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
 
 

@@ -165,6 +165,7 @@ def test_the_bundled_network_answers_as_in_onnx_runtime(digits: Model, evaluatio
     assert_same(onnx.load(digits.path), evaluation.take(16).inputs)
 
 
+@pytest.mark.heavy
 def test_an_exported_transformer_answers_as_in_onnx_runtime() -> None:
     """What PyTorch's exporter makes of attention: Reshape by computed shapes, Gather, Gelu, LayerNormalization."""
     from workbench.importers.pytorch.quiet import quiet

@@ -11,6 +11,8 @@ import pytest
 from workbench.errors import ModelError
 from workbench.importers import load_model
 
+pytestmark = pytest.mark.heavy  # each file is read by TensorFlow
+
 
 @pytest.fixture
 def damage(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -18,7 +20,6 @@ def damage(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("tensorflow_damage")
 
 
-@pytest.mark.heavy
 def test_random_damage(damage: Any, tensorflow_files: Path) -> None:
     """Some damaged files of each format; `python tests/importers/tensorflow_damage.py` tries thousands."""
     safe = [pair for pair in damage.FILES if pair[0] != "tflite"]  # each crash of TFLite costs a new process

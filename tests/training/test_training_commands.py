@@ -17,6 +17,7 @@ pytest.importorskip("torch")
 NETS = Path(__file__).with_name("nets.py")
 
 
+@pytest.mark.heavy
 def test_distil_prints_epochs_and_writes_the_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "student.onnx"
     words = ["sample:digits", "--student", f"{NETS}:linear", "--data", "sample:digits", "--output", str(output)]

@@ -27,7 +27,7 @@ def test_from_load_to_a_package_that_answers(
     open_notebook, theme: str, tmp_path: pathlib.Path, request: pytest.FixtureRequest, requests_elsewhere
 ) -> None:
     if theme not in ("light", "dark"):
-        theme = "dark" if "[lab-" in request.node.name else "light"
+        theme = "dark" if request.node.name.endswith("-lab]") else "light"
     page = open_notebook(APP.format(workspace=str(tmp_path)), theme=theme)
     user = User(page, request.node.name.split("[")[1].rstrip("]"))
 

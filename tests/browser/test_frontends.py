@@ -237,6 +237,7 @@ def test_files(open_notebook: OpenNotebook, notebooks: pathlib.Path, conv_model:
     assert not list(path.parent.glob(".upload-*"))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("open_notebook", ["lab"], indirect=True)
 def test_a_file_dragged_from_the_file_browser_of_lab(open_notebook: OpenNotebook, conv_model: str) -> None:
     page = open_notebook(FILES)

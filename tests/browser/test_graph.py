@@ -86,6 +86,7 @@ def test_a_user_inspects_a_model_and_compares_it(
     assert [address for address in requests_elsewhere if "fontawesome" not in address] == []
 
 
+@pytest.mark.heavy
 def test_ten_thousand_nodes_in_a_saved_page_without_kernel_or_network(
     page: Page, tmp_path: pathlib.Path, requests_elsewhere: list[str]
 ) -> None:

@@ -83,6 +83,7 @@ def test_from_load_to_a_package_that_answers(
     assert [address for address in requests_elsewhere if "fontawesome" not in address] == []
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("open_notebook", ["lab"], indirect=True)
 def test_a_missing_file_and_a_cancelled_measurement_are_said_in_the_panel(
     open_notebook, tmp_path: pathlib.Path

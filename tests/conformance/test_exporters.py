@@ -33,10 +33,10 @@ starts = pytest.mark.parametrize("name", STARTED, indirect=True)
 
 
 SLOW = ("tf_serving",)  # converts the model with TensorFlow
-ROWS = [pytest.param(name, marks=pytest.mark.heavy) if name in SLOW else name for name in NAMES]
+ROWS = {name: pytest.param(name, marks=pytest.mark.heavy) if name in SLOW else name for name in NAMES}
 
 
-@pytest.fixture(scope="session", params=ROWS)
+@pytest.fixture(scope="session", params=ROWS.values())
 def name(request: pytest.FixtureRequest) -> str:
     chosen: str = request.param
     return chosen
@@ -156,7 +156,7 @@ def test_a_package_without_its_sample_says_so(package: Package, tmp_path: Path, 
         try_package(read_package(copy))
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {*STARTED}), indirect=True)
+@pytest.mark.parametrize("name", [row for name, row in ROWS.items() if name not in STARTED], indirect=True)
 def test_a_package_for_another_program_is_not_started(package: Package) -> None:
     with pytest.raises(ExportError, match=r"nothing to start.*README"):
         try_package(package)

@@ -39,6 +39,7 @@ def printed(folder: Path) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
+@pytest.mark.heavy
 def test_the_tour_ends_with_the_table_and_a_package_that_answered(tmp_path: Path) -> None:
     done = execute("tour.ipynb", tmp_path, seconds=0.3, summary=str(tmp_path / "table.txt"))
     assert done.returncode == 0, done.stderr[-3000:]

@@ -100,7 +100,7 @@ def test_batches_are_put_together_only_where_that_pays(candidate: Candidate) -> 
 
     flat = sweep_of(point_of(1, 400, 5.0), point_of(4, 448, 20.0))
     plan = plan_serving(candidate, Measurements(None, CURVE, flat))
-    assert (plan.max_batch.value, plan.max_batch.source) == (1, "off: batches gain 12% at most")
+    assert (plan.max_batch.value, plan.max_batch.source) == (1, "off: batches gain 12 % at most")
     assert plan.batch_wait_ms.value == 0
 
 

@@ -225,7 +225,7 @@ def _batching(found: Measurements, p50: Derived) -> tuple[Derived, Derived]:
     best = max(points, key=lambda point: point.samples_per_second)
     gain = best.samples_per_second / alone
     if best.batch == 1 or gain < _LEAST_GAIN:
-        return Derived(1, "samples", f"off: batches gain {max(0.0, gain - 1):.0%} at most"), off
+        return Derived(1, "samples", f"off: batches gain {100 * max(0.0, gain - 1):.0f} % at most"), off
     assert best.stats is not None
     wait = _neat(max(0.2, _WAIT_SHARE * best.stats.service_ms))
     return (

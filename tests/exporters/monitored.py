@@ -18,7 +18,7 @@ INPUT = InputRange("image", mean=0.3, deviation=0.4, sample_deviation=0.05, low=
 PLAN = ServingPlan(
     threads=Derived(1, "threads", "what the load was measured with"),
     instances=Derived(2, "instances", "what the load was measured with"),
-    max_batch=Derived(1, "samples", "off: batches gain 1% at most"),
+    max_batch=Derived(1, "samples", "off: batches gain 1 % at most"),
     batch_wait_ms=Derived(0, "ms", "requests are not put together"),
     queue=Derived(400, "requests", "1 s of 400 queries/s"),
     request_seconds=Derived(1, "s", "20 × the 99th percentile of 5 ms, at least 1 s"),

@@ -189,7 +189,7 @@ def test_a_quick_model_takes_together_what_arrives_together_and_waits_for_nobody
 
 def test_a_caller_is_alone_when_nobody_else_has_asked_for_a_while(quick: Path) -> None:
     asked = "[(1, 0.0), (1, 0.05), (1, 0.2), (2, 0.3), (1, 0.31), (1, 0.35), (1, 0.5)]"
-    code = f"from models import Alone; alone = Alone(); print([alone.asks(*each) for each in {asked}])"
+    code = f"from batching import Alone; alone = Alone(); print([alone.asks(*each) for each in {asked}])"
     ended = subprocess.run([sys.executable, "-B", "-c", code], cwd=quick, capture_output=True, text=True, check=True)
 
     assert ended.stdout.strip() == "[False, False, True, False, False, False, True]"

@@ -70,6 +70,14 @@ def datatype(spec: TensorSpec, carrier: str) -> str:
     return DATATYPES[spec.dtype]
 
 
+def why_no_batches(model: Model) -> str:
+    """Why requests of several callers cannot share an inference; empty if every tensor has a batch axis of any size."""
+    if all(spec.dynamic_batch for spec in (*model.inputs, *model.outputs)):
+        return ""
+    fixed = model.fixed_batch
+    return f"the model's batch is fixed at {fixed}" if fixed else "not every tensor has a batch axis"
+
+
 def copy_model(model: Model, folder: Path) -> None:
     """Writes `model.onnx` and the weights beside it."""
     folder.mkdir(parents=True, exist_ok=True)

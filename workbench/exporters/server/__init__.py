@@ -16,7 +16,15 @@ from workbench.backends._openvino_session import asked_settings as openvino_sett
 from workbench.engine import Engine
 from workbench.errors import ExportError, MissingDependencyError
 from workbench.exporters import Contents
-from workbench.exporters._parts import BodyMegabytes, common_words, copy_model, datatype, write_json, write_samples
+from workbench.exporters._parts import (
+    BodyMegabytes,
+    common_words,
+    copy_model,
+    datatype,
+    why_no_batches,
+    write_json,
+    write_samples,
+)
 from workbench.exporters._server_parts import (
     ABOUT_GPU,
     GRPC,
@@ -26,13 +34,9 @@ from workbench.exporters._server_parts import (
     plan_package,
     requirements,
 )
-from workbench.model import Model as Model
 from workbench.model import TensorSpec
 from workbench.options import option
-from workbench.report import describe_steps as describe_steps
-from workbench.report import format_estimate as format_estimate
 from workbench.serving_plan import Derived, ServingPlan
-from workbench.serving_plan import describe_plan as describe_plan
 
 REQUIRES = {"onnxruntime|openvino|tensorrt|tensorrt_rtx": "cpu"}
 COMMAND = ("python", "serve.py")
@@ -155,8 +159,8 @@ def _adjusted(contents: Contents, options: Options) -> ServingPlan:
         plan = replace(plan, queue=Derived(options.queue, "requests", "as asked", measured=False))
     if options.request_seconds is not None:
         plan = replace(plan, request_seconds=Derived(options.request_seconds, "s", "as asked", measured=False))
-    if not all(spec.dynamic_batch for spec in (*model.inputs, *model.outputs)):
-        off = Derived(1, "samples", "off: not every tensor of the model has a batch axis of any size", measured=False)
+    if reason := why_no_batches(model):
+        off = Derived(1, "samples", f"off: {reason}", measured=False)
         plan = replace(plan, max_batch=off, batch_wait_ms=Derived(0, "ms", "requests are not put together"))
     return plan
 

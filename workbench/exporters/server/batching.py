@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,12 +19,30 @@ RunTogether = Callable[[list[Job]], Awaitable[list[list[Array]]]]
 RunHere = Callable[[list[Job], Session], list[list[Array]]]
 
 MOST_SKIPPED = 32  # requests that begin at once before it is seen again whether others come along
+ALONE_SECONDS = 0.1  # without anybody else asking
 
 
 class _Waiting(NamedTuple):
     job: Job
     since: float
     answer: asyncio.Future[list[Array]]
+
+
+class Alone:
+    """Whether one connection alone asks: then nobody waits while a short inference holds up the event loop.
+
+    It is cheaper there than in a thread, to whose core the request's values would have to come.
+    """
+
+    def __init__(self) -> None:
+        self._caller: object = None
+        self._since = math.inf
+
+    def asks(self, caller: object, now: float) -> bool:
+        """Notes who asks; returns whether nobody else did for a while, in seconds of any clock."""
+        if caller != self._caller:
+            self._caller, self._since = caller, now
+        return now - self._since > ALONE_SECONDS
 
 
 class Gatherer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import math
 import time
 from asyncio import timeout
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,6 @@ else:
     from protocol import Array, Job, Refusal
     from runner import Runner
 
-ALONE_SECONDS = 0.1  # without anybody else asking
 Files = tuple[tuple[str, int, int, int], ...]  # of each: name, size, time of its last change, inode
 
 log = logging.getLogger("serve")
@@ -85,23 +83,6 @@ class Place:
 
     def _full(self) -> Refusal:
         return Refusal(503, f"{self._served.in_flight} requests are in progress, which is the limit; try again.")
-
-
-class Alone:
-    """Whether one connection alone asks: then nobody waits while a short inference holds up the event loop.
-
-    It is cheaper there than in a thread, to whose core the request's values would have to come.
-    """
-
-    def __init__(self) -> None:
-        self._caller: object = None
-        self._since = math.inf
-
-    def asks(self, caller: object, now: float) -> bool:
-        """Notes who asks; returns whether nobody else did for a while, in seconds of any clock."""
-        if caller != self._caller:
-            self._caller, self._since = caller, now
-        return now - self._since > ALONE_SECONDS
 
 
 class Served:

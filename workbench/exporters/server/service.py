@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgspec
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
+    from .batching import Alone
     from .config import Config
     from .limits import Body, Budget, ClientGone, Receive
     from .metrics import CONTENT_TYPE, render
-    from .models import Alone, Models, Place, Served
+    from .models import Models, Place, Served
     from .protocol import Refusal
 else:
+    from batching import Alone
     from config import Config
     from limits import Body, Budget, ClientGone, Receive
     from metrics import CONTENT_TYPE, render
-    from models import Alone, Models, Place, Served
+    from models import Models, Place, Served
     from protocol import Refusal
 
 PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino", "tensorrt": "tensorrt_plan"}

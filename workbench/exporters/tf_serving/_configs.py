@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from workbench.errors import ExportError
 from workbench.exporters import Contents
+from workbench.exporters._parts import why_no_batches
 from workbench.serving_plan import Derived
 
 MODELS, BATCHING, MONITORING = "models.config", "batching.config", "monitoring.config"
@@ -33,9 +34,8 @@ def find_batching(contents: Contents) -> Batching:
     model, wanted = contents.candidate.engine.model, contents.plan.max_batch
     if wanted.value <= 1:
         return Batching(1, wanted.source)
-    if not all(spec.dynamic_batch for spec in (*model.inputs, *model.outputs)):
-        fixed = model.fixed_batch
-        return Batching(1, f"the model's batch is fixed at {fixed}" if fixed else "not every tensor has a batch axis")
+    if reason := why_no_batches(model):
+        return Batching(1, reason)
     return Batching(int(wanted.value), wanted.source)
 
 

@@ -22,9 +22,6 @@ from workbench.exporters.triton._config import (
 )
 from workbench.exporters.triton._pbtxt import check_config, write_pbtxt
 from workbench.options import option
-from workbench.report import describe_steps as describe_steps
-from workbench.report import format_estimate as format_estimate
-from workbench.serving_plan import describe_plan as describe_plan
 
 REQUIRES: dict[str, str] = {}
 COMMAND: tuple[str, ...] = ()  # Triton is no program of this package's: its README says how it is started

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from workbench.errors import ExportError
 from workbench.exporters import Contents
-from workbench.exporters._parts import DATATYPES, datatype
+from workbench.exporters._parts import DATATYPES, datatype, why_no_batches
 from workbench.exporters.triton._backends import Target
 from workbench.exporters.triton._pbtxt import Field, Word
 from workbench.model import TensorSpec
@@ -45,8 +45,7 @@ def find_batching(contents: Contents, target: Target, request_batch: int) -> Bat
     """
     wanted = contents.plan.max_batch
     if not _has_batch_axis(contents):
-        fixed = contents.candidate.engine.model.fixed_batch
-        return Batching(0, f"the model's batch is fixed at {fixed}" if fixed else "not every tensor has a batch axis")
+        return Batching(0, why_no_batches(contents.candidate.engine.model) or "not every tensor has a batch axis")
     if target.batches == 0:
         return Batching(
             0, f"Triton's {target.backend} backend puts no requests together; any batch in a request will do"
@@ -113,7 +112,7 @@ def _has_batch_axis(contents: Contents) -> bool:
     batch = {len(array) for array in contents.sample.values() if array.ndim}
     return (
         len(batch) == 1
-        and all(spec.dynamic_batch for spec in (*model.inputs, *model.outputs))
+        and not why_no_batches(model)
         and {contents.answer[spec.name].shape[:1] for spec in model.outputs} == {(*batch,)}
     )
 

@@ -38,17 +38,21 @@ def canary(
         print(f"{state.phase.replace('_', ' ')}: {state.verdict} Now at {state.weight_percent:g} %.")
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # who ends it gets the weight of before, as with Ctrl+C
-    print(f"{'weight':>7} {'time':>7}  {'requests':>8} {'failed':>7} {'p50':>8} {'p99':>8}   stable's p99")
     wanted, key = to_builtins(options), os.environ.get(_KEY, "")
-    result = run_canary(package, wanted, run=run, key=key, progress=show_progress(), on_step=_print_ended)
+    ended: list[CanaryStep] = []
+
+    def show_step(step: CanaryStep) -> None:
+        if step.outcome == "running":
+            return
+        if not ended:  # not before it is known that there is a canary
+            print(f"{'weight':>7} {'time':>7}  {'requests':>8} {'failed':>7} {'p50':>8} {'p99':>8}   stable's p99")
+        ended.append(step)
+        _print(step)
+
+    result = run_canary(package, wanted, run=run, key=key, progress=show_progress(), on_step=show_step)
     print(f"{result.phase.replace('_', ' ')}: {result.verdict}")
     if result.phase == "rolled_back":
         raise SystemExit(1)
-
-
-def _print_ended(step: CanaryStep) -> None:
-    if step.outcome != "running":
-        _print(step)
 
 
 def _print(step: CanaryStep) -> None:

@@ -33,9 +33,12 @@ def watch(
     key_variable: KeyVariable = "",
 ) -> None:
     """Watch a running service: requests, latency, errors, batches, as they come."""
-    print("  ".join(heading.rjust(_WIDTH) for heading in SERVICE_HEADINGS), flush=True)
+    seen: list[Moment] = []
 
     def show(moment: Moment) -> None:
+        if not seen:  # not before it is known that there is a service
+            print("  ".join(heading.rjust(_WIDTH) for heading in SERVICE_HEADINGS))
+        seen.append(moment)
         print("  ".join(cell.text.rjust(_WIDTH) for cell in service_row(moment)), flush=True)
 
     moments = watch_service(url, to_builtins(options), key=read_key(key_variable), watch=show)

@@ -51,8 +51,9 @@ def read_package_settings(package: Path) -> CanaryFile:
     try:
         return read_json(package / SETTINGS, CanaryFile)
     except (OSError, msgspec.DecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ExportError(
-            f"{package} is no package of the exporter canary: {SETTINGS} is missing or damaged ({error}).",
+            f"{package} is no package of the exporter canary: {SETTINGS} is missing or damaged ({reason}).",
             "Write one with the exporter canary.",
         ) from None
 

@@ -19,7 +19,12 @@ from workbench.errors import OptionsError, ServiceError
 
 PREFIX = "workbench_"  # of the series that exported servers have
 _LARGEST_PAGE = 16_000_000  # bytes of metrics that are read
-_REMEDIES = {400: "Check the selector.", 401: "Give the service's key.", 403: "Give the service's key."}
+_REMEDIES = {
+    400: "Check the selector.",
+    401: "Give the service's key.",
+    403: "Give the service's key.",
+    404: "Check the address and the model's name.",
+}
 _NO_PROXY = urllib.request.ProxyHandler({})  # services are near; one on this machine is nothing to ask a proxy for
 _SCRAPED = "workbench_scraped"  # a label of ours on the times at which a Prometheus read its instances
 

@@ -48,7 +48,7 @@ class Export(Panel):
     """
 
     title = "Export"
-    hint = "Writes a folder that runs as it is. Every number in it follows from what was measured, and says from what."
+    hint = "Writes a folder that runs as it is. Every number in it says what it comes from: a measurement, or a usual value."
     verb = "Export"
     icon = "archive"
 

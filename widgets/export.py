@@ -48,7 +48,7 @@ class Export(Panel):
     """
 
     title = "Export"
-    hint = "Writes a folder that runs as it is. Every number in it says what it comes from: a measurement, or a usual value."
+    hint = "Writes a folder that runs as it is. Every number says what it comes from: a measurement, or a usual value."
     verb = "Export"
     icon = "archive"
 

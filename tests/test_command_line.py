@@ -334,6 +334,8 @@ def test_an_interrupt_ends_at_once_and_leaves_nothing(
         text=True,
         env={"PATH": "", ROOT_VARIABLE: str(default_workspace)},
         start_new_session=True,
+        # Whoever started the tests in the background may have told all their children to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         end = time.monotonic() + 30
         while len(processes_in(default_workspace)) < 2 and time.monotonic() < end:  # itself and its worker

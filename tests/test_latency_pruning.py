@@ -55,25 +55,27 @@ def test_a_target_out_of_reach_is_told_with_the_fastest_there_is(unreachable: La
     assert not unreachable.holds
     assert original.share == 0
     assert last.share == unreachable.share == 51  # 48 channels become 16: fewer do not fill a vector
-    assert last.ms < original.ms / 2
+    assert last.ms < original.ms  # a ninth of the work
 
 
 @pytest.mark.heavy
 def test_the_target_is_met_with_as_little_as_it_takes(
     model: Model, samples: Dataset, unreachable: LatencyPruning, kept: Workspace
 ) -> None:
-    """32 channels take about half of the time of 48: if they were passed over, other work had made them too slow."""
+    """Other work may slow any of the measurements down, so what is asked is that the choice follows from them."""
     target = 0.75 * unreachable.trials[0].ms
     result = search(model, samples, target, kept)
     too_slow = {trial.share for trial in result.trials if trial.ms > target}
+    chosen = result.trials[-1]
 
     assert result.holds
     assert result.latency.p50 is not None
-    assert result.latency.p50.value <= target
-    assert result.share == 17 or (result.share == 51 and 17 in too_slow)
-    assert {trial.share for trial in result.trials} == {0, 17, 51}
-    [step] = result.model.history
-    assert step.options["recover"]
+    assert (chosen.share, chosen.ms) == (result.share, result.latency.p50.value)
+    assert chosen.ms <= target
+    assert {share for share in (0, 17, 51) if share < result.share} <= too_slow
+    if result.share:
+        [step] = result.model.history
+        assert step.options["recover"]
 
 
 def test_what_is_fast_enough_stays_as_it_is(model: Model, samples: Dataset, kept: Workspace) -> None:

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 import workbench as wb
 from workbench.dataset import Dataset
 from workbench.serving_measure import measure_serving
-from workbench.serving_plan import Measurements
+from workbench.serving_measurements import Measurements
 
 IMAGE = (3, 224, 224)
 CHANNELS = (3, 64, 128, 160, 256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from workbench.comparison import Candidate
 from workbench.engine import Engine
 from workbench.errors import Cancelled, OptionsError, WorkerError
 from workbench.importers import load_dataset, load_model
+from workbench.load_report import curve_text
 from workbench.measure.load import LoadStats
 from workbench.measure.sweep import Sweep, SweepPoint
 from workbench.model import Model
 from workbench.serving_measure import MeasureServingOptions, best_alone, measure_serving
-from workbench.serving_plan import Measurements, describe_plan, plan_serving
+from workbench.serving_measurements import Measurements
+from workbench.serving_plan import describe_plan, plan_serving
 from workbench.workspace import Workspace
 
 SHORT = {"batches": [1], "seconds": 0.2, "steps": 2, "rounds": 0}
@@ -86,7 +89,7 @@ def test_the_plan_that_follows_holds_together(engine: Engine, found: Found) -> N
 
     assert (plan.threads.value, plan.instances.value) == (curve[0].threads, curve[0].instances)
     usual = {name for name, number in plan.numbers.items() if not number.measured}
-    assert usual == {"alert_error_ratio"}, describe_plan(plan)
+    assert usual == {"alert_error_ratio", "workers"}, describe_plan(plan)
     assert plan.capacity.value in [round(one.queries_per_second, 1) for one in curve]
     assert 0 < plan.rate_per_replica.value < plan.capacity.value
     assert 0 < plan.p50_ms.value <= plan.p99_ms.value < plan.alert_p99_ms.value
@@ -137,8 +140,9 @@ def test_the_command_shows_the_numbers_and_their_sources(command_line: CommandLi
     assert ended.returncode == 0, ended.stderr
     for text in ("Highest throughput", "knee", "rate per replica", "0.7 × ", "queries/s"):
         assert text in ended.stdout
-    capacity = plan_serving(Candidate("tiny", engine), Measurements(None, *found)).capacity
-    assert f"{capacity.value:g} queries/s" in ended.stdout
+    assert curve_text(found[0]) in ended.stdout  # as it was measured before
+    assert "Over HTTP, " in ended.stdout
+    assert "the most over HTTP with" in ended.stdout
 
 
 def test_an_export_measures_first_where_it_is_asked_to(command_line: CommandLine, folder: Path, found: Found) -> None:
@@ -151,4 +155,12 @@ def test_an_export_measures_first_where_it_is_asked_to(command_line: CommandLine
     kept = json.loads((folder / "package" / "provenance" / "measurements.json").read_text())
     assert [one["queries_per_second"] for one in kept["curve"]] == [one.queries_per_second for one in found[0]]
     plan = json.loads((folder / "package" / "provenance" / "plan.json").read_text())
-    assert plan["capacity"]["source"].startswith("the knee of 2 measured rates")
+    assert plan["capacity"]["source"].startswith("the most over HTTP")
+    assert plan["capacity"]["value"] == pytest.approx(held_by(kept["service"]), rel=1e-3)
+    assert json.loads((folder / "package" / "config.json").read_text())["workers"] == kept["service"]["workers"]
+
+
+def held_by(service: dict[str, Any]) -> float:
+    """What the chosen number of workers got through."""
+    rates = {trial["workers"]: trial["queries_per_second"] for trial in service["trials"]}
+    return float(rates[service["workers"]])

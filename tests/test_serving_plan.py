@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from workbench.comparison import Candidate, Row
 from workbench.dataset import Dataset
 from workbench.measure.sweep import SweepPoint
 from workbench.model import Model
-from workbench.serving_plan import Derived, Measurements, describe_plan, plan_serving
+from workbench.serving_measurements import Derived, Measurements, ServiceCapacity, ServiceTrial
+from workbench.serving_plan import describe_plan, plan_serving
 
 # Mean latency rises from 4 ms; throughput ÷ latency is largest at 300 queries/s, and 500 cannot be kept up with.
 CURVE = (
@@ -91,6 +93,68 @@ def test_a_tiny_model_leaves_http_its_time_before_somebody_is_called(candidate: 
     assert plan.alert_p99_ms.value == 10
     assert "at least 10 ms" in plan.alert_p99_ms.source
     assert plan.buckets_ms[-1] >= 20  # so that the histogram tells what lies above
+
+
+SERVICE = ServiceCapacity(
+    trials=(ServiceTrial(1, 1000.0), ServiceTrial(2, 1800.0), ServiceTrial(4, 1900.0)),
+    workers=2,
+    connections=16,
+    rate=1260.0,
+    p50_ms=2.0,
+    p99_ms=9.0,
+    kept_up=True,
+    memory_mb=300.0,
+    cores=4,
+)
+
+
+def test_what_the_service_takes_goes_before_what_the_inference_does(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(row_of(candidate, 2.0, 3.0), CURVE, SWEEP, SERVICE))
+
+    assert plan.workers == Derived(2, "workers", "1.80 × the throughput of one worker over HTTP")
+    words = "the most over HTTP with 16 callers on the same 4 cores"
+    assert plan.capacity == Derived(1800, "queries/s", words)
+    assert plan.rate_per_replica.value == SERVICE.rate
+    assert (plan.p50_ms.value, plan.p99_ms.value) == (2, 9)
+    assert plan.p99_ms.source == "measured over HTTP at 1,260 queries/s"
+    assert plan.alert_p99_ms.value == 27
+    assert plan.queue.value == 900  # each worker has one of its own
+    assert "one worker's part" in plan.queue.source
+    assert plan.cpu_cores == Derived(4, "cores", "2 workers × 2 × 1 threads")
+    assert plan.memory_mb.value == 512  # 1.5 × 300 MB, in steps of 64
+
+
+def test_workers_do_not_take_more_cores_than_they_were_measured_on(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(None, CURVE, SWEEP, replace(SERVICE, cores=3)))
+
+    assert plan.cpu_cores == Derived(3, "cores", "2 workers × 2 × 1 threads, at most the 3 measured on")
+
+
+@pytest.mark.parametrize(
+    ("trials", "source"),
+    [
+        ((ServiceTrial(1, 1000.0),), "one gets through nearly all that the inference does"),
+        ((ServiceTrial(1, 1000.0), ServiceTrial(2, 1100.0)), "more workers gain 10 % at most over HTTP"),
+        ((ServiceTrial(1, 1000.0), ServiceTrial(2, 800.0)), "more workers gain 0 % at most over HTTP"),
+    ],
+)
+def test_one_worker_is_enough_where_more_gain_little(
+    candidate: Candidate, trials: tuple[ServiceTrial, ...], source: str
+) -> None:
+    plan = plan_serving(candidate, Measurements(service=replace(SERVICE, trials=trials, workers=1)))
+
+    assert plan.workers == Derived(1, "workers", source)
+    assert plan.capacity.value == 1000
+
+
+def test_a_rate_that_was_not_kept_up_with_is_said(candidate: Candidate) -> None:
+    slow = replace(SERVICE, kept_up=False)
+
+    assert "which it did not keep up with" in plan_serving(candidate, Measurements(service=slow)).p99_ms.source
+    assert str(slow) == (
+        "Over HTTP, 16 callers on the same 4 cores: 1,000/s with 1, 1,800/s with 2, 1,900/s with 4 workers; "
+        "at 1,260/s, which it did not keep up with, p50 2 ms and p99 9 ms."
+    )
 
 
 def test_batches_are_put_together_only_where_that_pays(candidate: Candidate) -> None:

@@ -31,9 +31,9 @@ def export_code(
     lines = ["import workbench as wb", "", f"row = comparison[{candidate!r}]"]
     measured = "row"
     if origin == HERE:
-        arguments = f"row.candidate.engine, evaluation{f', {told!r}' if told else ''}, workspace=wb.Workspace()"
-        lines.append(f"curve, sweep = wb.measure_serving({arguments})")
-        measured = "wb.Measurements(row, curve, sweep)"
+        given = f"row.candidate, {exporter!r}, evaluation{f', {told!r}' if told else ''}"
+        lines.append(f"found = wb.measure_for_package({given}, row=row, workspace=wb.Workspace())")
+        measured = "found"
     elif found and origin == LOAD_TEST:
         curve, sweep = ("curve" if found.measurements.curve else ""), ("sweep" if found.measurements.sweep else "")
         names = " and ".join(filter(None, (curve, sweep)))

@@ -8,11 +8,12 @@ from typing import Any
 
 from workbench.comparison import Row
 from workbench.engine import Engine
+from workbench.exporters import measured_for
 from workbench.load_report import curve_doubts, curve_words, sweep_words
 from workbench.measure.load import LoadStats
 from workbench.measure.sweep import Sweep
 from workbench.serving_measure import best_alone
-from workbench.serving_plan import Measurements
+from workbench.serving_measurements import Measurements, ServiceCapacity
 
 HERE, LOAD_TEST, NOWHERE = "here", "Load test", ""
 
@@ -25,12 +26,14 @@ class Loaded:
         engine: What was measured; its option `threads` does not matter.
         curve: Latency at rising rates of arrivals.
         sweep: Throughput over batch, threads and instances.
+        service: What the whole service takes over HTTP.
         options: What the measurement was told, where it was made here.
     """
 
     engine: Engine
     curve: tuple[LoadStats, ...] = ()
     sweep: Sweep | None = None
+    service: ServiceCapacity | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -51,11 +54,14 @@ class Gathered:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def gather(row: Row, here: Sequence[Loaded], curve: Loaded | None, sweep: Loaded | None) -> Gathered:
+def gather(
+    row: Row, exporter: str, here: Sequence[Loaded], curve: Loaded | None = None, sweep: Loaded | None = None
+) -> Gathered:
     """Finds what was measured of a candidate.
 
     Args:
         row: Its latency and accuracy.
+        exporter: What is to write the package: what our own server takes counts for its packages only.
         here: What was measured for serving in this panel, the latest last; that goes before all else.
         curve: The load curve of the Load test panel.
         sweep: The sweep of the Load test panel.
@@ -63,7 +69,7 @@ def gather(row: Row, here: Sequence[Loaded], curve: Loaded | None, sweep: Loaded
     engine = row.candidate.engine
     own = next((one for one in reversed(here) if _same(one.engine, engine)), None)
     if own is not None:
-        found = Measurements(row, own.curve, own.sweep)
+        found = measured_for(exporter, Measurements(row, own.curve, own.sweep, own.service))
         return Gathered(found, HERE, "\n".join(_words(found)), own.options)
     curve = curve if curve and _same(curve.engine, engine) and _single(curve.curve, engine) else None
     sweep = sweep if sweep and _same(sweep.engine, engine) else None
@@ -82,6 +88,7 @@ def gather(row: Row, here: Sequence[Loaded], curve: Loaded | None, sweep: Loaded
 def _words(found: Measurements) -> list[str]:
     lines = [sweep_words(found.sweep)] if found.sweep else []
     lines += [curve_words(found.curve), curve_doubts(found.curve)] if found.curve else []
+    lines += [str(found.service)] if found.service else []
     return [line for line in lines if line]
 
 

@@ -22,9 +22,10 @@ from workbench.errors import DatasetError, ExportError
 from workbench.exporters import Package, check_backend, export_package
 from workbench.jobs import Progress, part_of
 from workbench.measure.sweep import Sweep
+from workbench.package_measure import measure_for_package
 from workbench.plugins import find_plugin, list_plugins
 from workbench.provenance import PASSWORD_VARIABLE, Verification, verify_package
-from workbench.serving_measure import MeasureServingOptions, measure_serving
+from workbench.serving_measure import MeasureServingOptions
 from workbench.serving_plan import ServingPlan, plan_serving
 from workbench.trial import Trial, try_package
 
@@ -78,7 +79,11 @@ class Export(Panel):
         self.measure_button, self.try_button, self.verify_button = (
             w.Button(description=text, icon=icon, disabled=True, tooltip=tooltip)
             for text, icon, tooltip in (
-                ("Measure for serving", "area-chart", "Find how to divide the cores, and the load that it takes"),
+                (
+                    "Measure for serving",
+                    "area-chart",
+                    "Find how to divide the cores, and the load that it takes",
+                ),
                 ("Try it", "paper-plane", "Start the package on this machine and send it its sample request"),
                 ("Verify", "check-square-o", "Compare every file with the package's checksums; nothing in it is run"),
             )
@@ -204,17 +209,18 @@ class Export(Panel):
     def _gather(self, row: Row) -> Gathered:
         curve = Loaded(self.curve_engine, curve=self.curve) if self.curve_engine and self.curve else None
         sweep = Loaded(self.sweep_engine, sweep=self.sweep) if self.sweep_engine and self.sweep else None
-        return gather(row, self._measured, curve, sweep)
+        return gather(row, self.exporter.value, self._measured, curve, sweep)
 
     def _prepare_measuring(self) -> Work:
         row, options, dataset = self._row("measure"), self.measuring.values, self.evaluation
-        check_backend(row.candidate, self.exporter.value)
-        engine = row.candidate.engine
+        candidate, exporter = row.candidate, self.exporter.value
+        check_backend(candidate, exporter)
         self.update_seconds = 1.0  # updates of the page would disturb the timing
 
         def work(progress: Progress) -> Loaded:
-            curve, sweep = measure_serving(engine, dataset, options, workspace=self.open_workspace(), progress=progress)
-            return Loaded(engine, curve, sweep, options)
+            kept = self.open_workspace()
+            found = measure_for_package(candidate, exporter, dataset, options, workspace=kept, progress=progress)
+            return Loaded(candidate.engine, found.curve, found.sweep, found.service, options)
 
         return work
 

@@ -87,6 +87,8 @@ from .model_report import conversion_text as conversion_text
 from .model_report import diff_text as diff_text
 from .model_report import model_text as model_text
 from .package_host import host_package as host_package
+from .package_measure import measure_for_package as measure_for_package
+from .package_measure import measure_service as measure_service
 from .plugins import list_plugins as list_plugins
 from .profile_report import match_text as match_text
 from .profile_report import profile_text as profile_text
@@ -121,7 +123,8 @@ from .service.watch import WatchOptions as WatchOptions
 from .service.watch import watch_service as watch_service
 from .serving_measure import MeasureServingOptions as MeasureServingOptions
 from .serving_measure import measure_serving as measure_serving
-from .serving_plan import Measurements as Measurements
+from .serving_measurements import Measurements as Measurements
+from .serving_measurements import ServiceCapacity as ServiceCapacity
 from .serving_plan import ServingPlan as ServingPlan
 from .serving_plan import describe_plan as describe_plan
 from .serving_plan import plan_serving as plan_serving

@@ -39,8 +39,11 @@ from workbench.measure.load import CurveOptions, LoadOptions, measure_load, meas
 from workbench.measure.loadgen import LoadGenOptions, measure_with_loadgen
 from workbench.measure.profile import ProfileOptions, profile_layers
 from workbench.options import to_builtins
+from workbench.package_measure import measure_for_package
+from workbench.plugins import find_plugin
 from workbench.recipe import Run
-from workbench.serving_plan import Measurements, describe_plan, plan_serving
+from workbench.serving_measurements import Measurements
+from workbench.serving_plan import describe_plan, plan_serving
 from workbench.workspace import Workspace, read_json
 
 AccuracyFlags: Any = flags(AccuracyOptions)
@@ -159,16 +162,25 @@ def sweep(
 def measure_serving(
     engine: Annotated[EngineFlags, tyro.conf.OmitArgPrefixes],
     measurement: Annotated[ServingFlags, tyro.conf.OmitArgPrefixes] = ServingFlags(),
+    exporter: Annotated[
+        str, tyro.conf.arg(help="What is to write the package; server if not given, where that runs the backend.")
+    ] = "",
     workspace: Root = None,
 ) -> None:
     """Measure what the numbers of a serving package are derived from, and show them."""
-    built, samples, kept = engine.build(), engine.samples(), Workspace(workspace)
-    wanted = to_builtins(measurement)
-    curve, swept = serving_measure.measure_serving(built, samples, wanted, workspace=kept, progress=show_progress())
-    plan = plan_serving(Candidate(built.model.name, built), Measurements(None, curve, swept), samples)
-    for text in (load_report.sweep_text(swept), load_report.curve_text(curve)):
-        print(f"{text}\n")
-    print(report.columns([("number", "value", "from"), *describe_plan(plan)], left=3))
+    built, samples = engine.build(), engine.samples()
+    candidate = Candidate(built.model.name, built)
+    wanted: dict[str, Any] = {"workspace": Workspace(workspace), "progress": show_progress()}
+    if exporter or built.backend in find_plugin("exporters", "server").backends():
+        found = measure_for_package(candidate, exporter or "server", samples, to_builtins(measurement), **wanted)
+    else:
+        found = Measurements(None, *serving_measure.measure_serving(built, samples, to_builtins(measurement), **wanted))
+    plan = plan_serving(candidate, found, samples)
+    assert found.sweep is not None
+    parts = [load_report.sweep_text(found.sweep), load_report.curve_text(found.curve)]
+    parts += [str(found.service)] if found.service else []
+    parts.append(report.columns([("number", "value", "from"), *describe_plan(plan)], left=3))
+    print("\n\n".join(parts))
 
 
 def loadgen(

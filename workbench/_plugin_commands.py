@@ -30,11 +30,12 @@ from workbench.errors import DatasetError, ExportError, ModelError, OptionsError
 from workbench.exporters import check_backend, export_package
 from workbench.importers import importer_for, load_dataset, load_model
 from workbench.options import suggest, to_builtins
+from workbench.package_measure import measure_for_package
 from workbench.plugins import find_plugin
 from workbench.provenance import PASSWORD_VARIABLE, check_key, fingerprint_of
 from workbench.saving import save_model
-from workbench.serving_measure import measure_serving
-from workbench.serving_plan import Measurements, describe_plan, plan_serving
+from workbench.serving_measurements import Measurements
+from workbench.serving_plan import describe_plan, plan_serving
 from workbench.transforms import transform
 from workbench.workspace import Workspace
 
@@ -174,8 +175,8 @@ def export_command(name: str) -> Callable[..., None]:
                 wanted = (to_builtins(latency), to_builtins(accuracy))
                 row = _measure_row([*first, chosen], samples, *wanted, kept)
             serving = to_builtins(measurement)
-            found = Measurements(
-                row, *measure_serving(chosen.engine, samples, serving, workspace=kept, progress=show_progress())
+            found = measure_for_package(
+                chosen, name, samples, serving, row=row, workspace=kept, progress=show_progress()
             )
         package = export_package(
             chosen,

@@ -11,8 +11,9 @@ from workbench.dataset import Dataset
 from workbench.exporters import Package, check_backend, export_package
 from workbench.jobs import Progress, part_of
 from workbench.options import option
-from workbench.serving_measure import MeasureServingOptions, measure_serving
-from workbench.serving_plan import Measurements
+from workbench.package_measure import measure_for_package
+from workbench.serving_measure import MeasureServingOptions
+from workbench.serving_measurements import Measurements
 from workbench.workspace import Workspace
 
 
@@ -25,7 +26,7 @@ class ExportRecipe:
     directory: Annotated[str, option("Folder that does not exist yet; one in the workspace if empty.")] = ""
     measure: Annotated[
         MeasureServingOptions | None,
-        option("Measure first what its numbers are derived from: how to divide the cores, and the load it takes."),
+        option("Measure first what its numbers follow from: how to divide the cores, and the load that it takes."),
     ] = None
     sign_key: Annotated[str, option("Private key (PEM, elliptic curve) to sign with; not signed if empty.")] = ""
 
@@ -41,11 +42,15 @@ def export_choice(
     check_backend(chosen.candidate, wanted.exporter)
     found = Measurements(chosen)
     if wanted.measure is not None:
-        report = part_of(progress, 0.0, 0.8)
-        engine = chosen.candidate.engine
-        found = Measurements(
-            chosen,
-            *measure_serving(engine, evaluation, wanted.measure, workspace=workspace, fresh=fresh, progress=report),
+        found = measure_for_package(
+            chosen.candidate,
+            wanted.exporter,
+            evaluation,
+            wanted.measure,
+            row=chosen,
+            workspace=workspace,
+            fresh=fresh,
+            progress=part_of(progress, 0.0, 0.8),
         )
     return export_package(
         chosen.candidate,

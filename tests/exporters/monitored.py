@@ -12,12 +12,14 @@ from workbench.comparison import Candidate
 from workbench.exporters import Contents, monitoring
 from workbench.importers import load_model
 from workbench.input_ranges import InputRange
-from workbench.serving_plan import Derived, ServingPlan
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import ServingPlan
 
 INPUT = InputRange("image", mean=0.3, deviation=0.4, sample_deviation=0.05, low=0.0, high=1.0, samples=697)
 PLAN = ServingPlan(
     threads=Derived(1, "threads", "what the load was measured with"),
     instances=Derived(2, "instances", "what the load was measured with"),
+    workers=Derived(1, "workers", "one"),
     max_batch=Derived(1, "samples", "off: batches gain 1 % at most"),
     batch_wait_ms=Derived(0, "ms", "requests are not put together"),
     queue=Derived(400, "requests", "1 s of 400 queries/s"),

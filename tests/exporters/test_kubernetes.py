@@ -22,7 +22,8 @@ from workbench.exporters.kubernetes import Options, export
 from workbench.exporters.kubernetes.checks import check_manifests
 from workbench.importers import load_model
 from workbench.options import make_options
-from workbench.serving_plan import Derived, plan_serving
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import plan_serving
 from workbench.workspace import Workspace
 
 Write = Callable[..., Path]

@@ -21,7 +21,7 @@ from workbench.exporters.monitoring.alerts import alerts
 from workbench.exporters.monitoring.dashboard import GRAFANA, plots
 from workbench.exporters.monitoring.rule_tests import scenarios
 from workbench.exporters.monitoring.rules import Watch, described, recordings
-from workbench.serving_plan import Derived
+from workbench.serving_measurements import Derived
 
 SERVER = Path(__file__).resolve().parents[2] / "workbench" / "exporters" / "server"
 OF_PROMETHEUS = {"up": {"job", "instance"}, "ALERTS": {"alertname", "alertstate", "model", "severity"}}

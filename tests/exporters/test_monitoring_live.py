@@ -38,7 +38,8 @@ from workbench.dataset import Dataset
 from workbench.exporters import export_package
 from workbench.exporters.monitoring.rules import BATCH, DRIFT, FAILED, P99, QUEUE, RATE
 from workbench.model import Model
-from workbench.serving_plan import Derived, ServingPlan
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import ServingPlan
 
 pytestmark = pytest.mark.serving
 

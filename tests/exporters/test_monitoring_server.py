@@ -20,7 +20,7 @@ from tests.exporters.serving import INFER, Server, X, serving, with_model, write
 from tests.serving.prometheus import Prometheus, Webhook, free_address, get_programs, watching, webhook
 from workbench.exporters.monitoring.rules import FAILED, P50, RATE
 from workbench.input_ranges import InputRange
-from workbench.serving_plan import Derived
+from workbench.serving_measurements import Derived
 
 pytestmark = pytest.mark.serving
 

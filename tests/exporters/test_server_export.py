@@ -21,7 +21,8 @@ from workbench.exporters import Contents, export_package
 from workbench.importers import load_model
 from workbench.model import Model
 from workbench.plugins import find_plugin
-from workbench.serving_plan import Derived, plan_serving
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import plan_serving
 from workbench.transforms import transform
 from workbench.trial import try_package
 from workbench.workspace import Workspace

@@ -18,7 +18,8 @@ from workbench.exporters import Contents, canary, export_package
 from workbench.exporters.canary.settings import CanaryFile, canary_settings, proxy_settings
 from workbench.model import Model
 from workbench.options import make_options
-from workbench.serving_plan import Derived, ServingPlan
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import ServingPlan
 from workbench.workspace import read_json
 
 PROXIES = {"haproxy": "haproxy.cfg", "nginx": "nginx.conf"}

@@ -21,7 +21,8 @@ from workbench.comparison import Candidate
 from workbench.dataset import Dataset
 from workbench.exporters import Contents
 from workbench.importers import load_model
-from workbench.serving_plan import Derived, plan_serving
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import plan_serving
 
 BATCHED = {
     "max_batch": Derived(8, "samples", "1.4 × the throughput of batch 1 in the sweep"),

@@ -27,7 +27,7 @@ from workbench.exporters.tf_serving import Options, export
 from workbench.exporters.tf_serving._configs import batching_config, find_batching, flags, models_config
 from workbench.importers import load_model
 from workbench.model import Model
-from workbench.serving_plan import Derived
+from workbench.serving_measurements import Derived
 from workbench.transforms import transform
 
 pytestmark = pytest.mark.heavy  # each makes a SavedModel with onnx2tf

@@ -23,7 +23,8 @@ from workbench.exporters.triton import Options, export
 from workbench.exporters.triton._pbtxt import Field, Word, check_config, write_pbtxt
 from workbench.importers import load_model
 from workbench.model import Model
-from workbench.serving_plan import Derived, plan_serving
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import plan_serving
 
 FP32 = 11  # TYPE_FP32 of the schema
 

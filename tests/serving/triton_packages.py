@@ -23,7 +23,8 @@ from workbench.exporters import Contents
 from workbench.exporters.triton import Options, export
 from workbench.importers import load_model
 from workbench.model import Model
-from workbench.serving_plan import Derived, plan_serving
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import plan_serving
 from workbench.transforms import transform
 
 Feed = Mapping[str, NDArray[Any]]

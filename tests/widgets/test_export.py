@@ -99,8 +99,19 @@ def test_without_samples_nothing_is_written(comparison: Comparison, tmp_path: Pa
 
 def test_measuring_for_serving_replaces_what_was_estimated(panel: Export) -> None:
     assert usual(panel) == {"alert_error_ratio"}
-    assert "the knee of 2 measured rates" in panel.summary()
+    assert "the most over HTTP with" in panel.summary()
+    assert "Over HTTP, " in panel.summary()
     assert "Highest throughput" in panel.summary()
+
+
+def test_what_our_own_server_takes_says_nothing_of_another(panel: Export) -> None:
+    panel.exporter.value = "triton"
+    try:
+        assert usual(panel) == {"alert_error_ratio", "workers"}
+        assert panel.plan is not None
+        assert panel.plan.capacity.source.startswith("the knee of 2 measured rates")
+    finally:
+        panel.exporter.value = "server"
 
 
 def test_what_was_measured_is_found_again(
@@ -171,7 +182,8 @@ def test_the_package_holds_what_was_measured(panel: Export) -> None:
     assert measured["sweep"]["points"]
     readme = (panel.package.directory / "README.md").read_text()
     assert "top-1 100.0 % on 3 samples" in readme
-    assert "the knee of 2 measured rates" in readme
+    assert measured["service"]["trials"]
+    assert "the most over HTTP with" in readme
 
 
 def test_it_says_where_the_package_lies_and_how_it_is_started(panel: Export) -> None:
@@ -271,5 +283,5 @@ def test_code_that_is_shown_follows_the_form(fresh: Export) -> None:
 
 def test_code_without_measuring_does_not_measure(fresh: Export) -> None:
     python, recipe = fresh.code()
-    assert "measure_serving" not in python
+    assert "measure_for_package" not in python
     assert yaml.safe_load(recipe) == {"export": {"exporter": "server"}}

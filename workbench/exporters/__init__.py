@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from workbench.plugins import find_plugin
 from workbench.provenance import CHECKSUMS as CHECKSUMS
 from workbench.provenance import MANIFEST as MANIFEST
 from workbench.provenance import Origin, check_key, sign, write_provenance
-from workbench.serving_plan import Measurements, ServingPlan, plan_serving
+from workbench.serving_measurements import Measurements
+from workbench.serving_plan import ServingPlan, plan_serving
 from workbench.workspace import Workspace, fingerprint, new_directory, write_json, writing
 
-_LAYOUT = 2  # part of the key of packages in the workspace; goes up when what every package holds changes
+_LAYOUT = 3  # part of the key of packages in the workspace; goes up when what every package holds changes
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def export_package(
     workspace = workspace or Workspace()
     one = sample.take(candidate.engine.model.fixed_batch or 1)
     answer = predict(candidate.engine, one, batch=len(one), workspace=workspace, progress=part_of(progress, 0.0, 0.6))
-    found = measured if isinstance(measured, Measurements) else Measurements(measured)
+    found = measured_for(exporter, measured if isinstance(measured, Measurements) else Measurements(measured))
     plan = plan_serving(candidate, found, sample)
     name, report = _slug(candidate.engine.model.name), part_of(progress, 0.7, 0.95)
     contents = Contents(candidate, name, one.inputs, answer, found.row, plan, report)
@@ -158,6 +159,19 @@ def check_backend(candidate: Candidate, exporter: str) -> None:
             f"{candidate.engine.backend}.",
             "Choose a candidate on one of these, or another exporter.",
         )
+
+
+def is_own_server(exporter: str) -> bool:
+    """Whether the packages are of this workbench's own server, which can be measured before one is written.
+
+    An exporter says so by `OWN_SERVER = True`.
+    """
+    return bool(getattr(find_plugin("exporters", exporter), "OWN_SERVER", False))
+
+
+def measured_for(exporter: str, found: Measurements) -> Measurements:
+    """What counts for the packages of an exporter: what our own server takes says nothing of the server of others."""
+    return found if is_own_server(exporter) else replace(found, service=None)
 
 
 def read_package(directory: Path) -> Package:

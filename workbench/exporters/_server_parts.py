@@ -9,7 +9,7 @@ from pathlib import Path
 
 from workbench.engine import Engine
 from workbench.exporters import Contents
-from workbench.serving_plan import Derived
+from workbench.serving_measurements import Derived
 
 GRPC = ("grpcio", "protobuf")
 ABOUT_GPU = (

@@ -16,7 +16,9 @@ from workbench.errors import WorkbenchError
 from workbench.measure.environment import read_environment
 from workbench.options import to_builtins
 from workbench.plugins import find_plugin, list_plugins, required_versions
-from workbench.serving_plan import Measurements, ServingPlan
+from workbench.provenance._measured import measuring_of
+from workbench.serving_measurements import Measurements
+from workbench.serving_plan import ServingPlan
 
 WORKBENCH = "deployment-workbench"
 _LIBRARIES = (WORKBENCH, "numpy", "onnx")
@@ -50,7 +52,7 @@ def recipe_of(origin: Origin) -> dict[str, Any]:
 
     `run_recipe` takes the whole, and `make_candidate` the entry under `candidates`. What recipes cannot do, such as a
     training, and what came before it, is not in it: then the model that it starts from is the one after that. All
-    steps are in the package's manifest.
+    steps are in the package's manifest. Where the package's numbers were measured, the recipe measures them, too.
     """
     engine = origin.candidate.engine
     known = {plugin.name for plugin in list_plugins("transforms")}
@@ -64,11 +66,13 @@ def recipe_of(origin: Origin) -> dict[str, Any]:
         "backend": engine.backend,
         "options": portable(engine.options),
     }
+    export = {"exporter": origin.exporter, "options": portable(origin.options)}
+    measuring = measuring_of(origin.found)
     return {
         "model": f"{engine.model.name}.{engine.model.source}",
         "data": {"evaluation": origin.sample, "calibration": ""},
         "candidates": [candidate],
-        "export": {"exporter": origin.exporter, "options": portable(origin.options)},
+        "export": export if measuring is None else {**export, "measure": measuring},
     }
 
 
@@ -85,6 +89,7 @@ def measurements_of(origin: Origin) -> dict[str, Any]:
         "row": row,
         "curve": to_builtins(found.curve),
         "sweep": to_builtins(found.sweep),
+        "service": to_builtins(found.service),
     }
 
 

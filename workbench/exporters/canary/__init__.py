@@ -23,10 +23,11 @@ from workbench.exporters.canary.settings import (
     proxy_settings,
 )
 from workbench.options import option
-from workbench.serving_plan import Derived
+from workbench.serving_measurements import Derived
 
 REQUIRES: dict[str, str] = {}
 COMMAND: tuple[str, ...] = ()  # haproxy or nginx: its README says how it is started
+OWN_SERVER = True
 
 SETTINGS = "canary.json"
 

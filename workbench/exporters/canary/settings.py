@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from workbench.serving_plan import Derived, ServingPlan
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import ServingPlan
 
 STEPS = (1, 5, 25, 50, 100)  # % of the callers
 _HEAD_BYTES = 16_384  # of a request's head, as haproxy's own usual buffer has room for

@@ -19,10 +19,11 @@ from workbench.exporters.kubernetes.checks import check_manifests
 from workbench.exporters.kubernetes.sizing import Server, Wanted, size
 from workbench.options import option
 from workbench.plugins import find_plugin
-from workbench.serving_plan import Derived
+from workbench.serving_measurements import Derived
 
 REQUIRES: dict[str, str] = {}  # the server's exporter says itself what the image needs
 COMMAND = ()  # kubectl and a cluster start it
+OWN_SERVER = True
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = rf"{_LABEL}(\.{_LABEL})*"

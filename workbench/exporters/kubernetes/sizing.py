@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from workbench.errors import OptionsError
-from workbench.serving_plan import Derived, ServingPlan
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import ServingPlan
 
 _SPARE_CORE = 1.0  # over what the inferences keep busy, for the server's own thread
 _BEFORE_STOP_SECONDS = 5  # until every gateway has heard that a pod goes away

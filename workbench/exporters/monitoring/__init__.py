@@ -16,13 +16,15 @@ from urllib.parse import urlsplit
 from workbench.errors import OptionsError
 from workbench.exporters import Contents
 from workbench.options import option
-from workbench.serving_plan import Derived, ServingPlan, describe_plan
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import ServingPlan, describe_plan
 
 if TYPE_CHECKING:
     from workbench.exporters.monitoring.rules import Watch
 
 REQUIRES = {"grafana_foundation_sdk": "monitoring"}
 COMMAND: tuple[str, ...] = ()
+OWN_SERVER = True
 
 _SCRAPES = 4  # in a window: a rate needs two, and one may be lost
 _REQUESTS = 1000  # in a window at the planned rate: ten failures at the limit of one in a hundred

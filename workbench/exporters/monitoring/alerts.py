@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from workbench.exporters.monitoring.rules import DRIFT, FAILED, P99, QUEUE, RATE, REPLICA_RATE, Alert, Watch, seconds
-from workbench.serving_plan import Derived
+from workbench.serving_measurements import Derived
 
 _FEW_FAILURES = 3  # fewer in a window are strays, whatever their share
 _FOR_A_P99 = 100  # fewer requests have no 99th percentile

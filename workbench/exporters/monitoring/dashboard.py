@@ -8,7 +8,8 @@ from typing import Any
 
 from workbench.exporters.monitoring import alerts, rules
 from workbench.exporters.monitoring.rules import Watch
-from workbench.serving_plan import Derived, describe_plan
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import describe_plan
 
 GRAFANA = "11.6.0"  # the version whose schema the pinned SDK writes
 _SOURCE = "workbench-prometheus"  # as in the provisioned data source

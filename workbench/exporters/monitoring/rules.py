@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.input_ranges import InputRange
-from workbench.serving_plan import Derived, ServingPlan
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import ServingPlan
 
 RATE = "model_version:workbench_requests:rate"
 CODES = "model_version_code:workbench_requests:rate"

@@ -36,10 +36,12 @@ from workbench.exporters._server_parts import (
 )
 from workbench.model import TensorSpec
 from workbench.options import option
-from workbench.serving_plan import Derived, ServingPlan
+from workbench.serving_measurements import Derived
+from workbench.serving_plan import ServingPlan
 
 REQUIRES = {"onnxruntime|openvino|tensorrt|tensorrt_rtx": "cpu"}
 COMMAND = ("python", "serve.py")
+OWN_SERVER = True
 
 _PROTOCOL = "this server's protocol"
 _RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
@@ -58,15 +60,19 @@ class Options:
         ),
     ] = "none"
     grpc: Annotated[bool, option("Answer gRPC too, on a port of its own.")] = False
-    workers: Annotated[
-        int,
-        option(
-            "Processes that answer side by side, each with the measured instances and threads of its own: more than "
-            "one where Python itself is the limit, as with large requests in JSON.",
-            minimum=1,
-            maximum=256,
-        ),
-    ] = 1
+    workers: (
+        Annotated[
+            int,
+            option(
+                "Processes that answer side by side, each with instances and threads of its own; what the measurement "
+                "gives if not said.",
+                minimum=1,
+                maximum=256,
+                example="2",
+            ),
+        ]
+        | None
+    ) = None
     allow_nan: Annotated[bool, option("Take NaN and Infinity in binary tensors.", advanced=True)] = False
     log_requests: Annotated[bool, option("Log every request, not only those that fail.", advanced=True)] = False
     body_megabytes: BodyMegabytes = None
@@ -159,6 +165,8 @@ def _adjusted(contents: Contents, options: Options) -> ServingPlan:
         plan = replace(plan, queue=Derived(options.queue, "requests", "as asked", measured=False))
     if options.request_seconds is not None:
         plan = replace(plan, request_seconds=Derived(options.request_seconds, "s", "as asked", measured=False))
+    if options.workers is not None:
+        plan = replace(plan, workers=Derived(options.workers, "workers", "as asked", measured=False))
     if reason := why_no_batches(model):
         off = Derived(1, "samples", f"off: {reason}", measured=False)
         plan = replace(plan, max_batch=off, batch_wait_ms=Derived(0, "ms", "requests are not put together"))
@@ -174,7 +182,7 @@ def _config(contents: Contents, options: Options, path: Path, limits: Mapping[st
         "allow_nan": options.allow_nan,
         "log_requests": options.log_requests,
         "grpc": options.grpc,
-        "workers": options.workers,
+        "workers": int(contents.plan.workers.value),
     }
 
 
@@ -239,7 +247,7 @@ def _words(contents: Contents, options: Options, limits: Mapping[str, Derived]) 
         "hardware": ABOUT_GPU.format(device=contents.candidate.engine.device)
         if contents.candidate.engine.backend == "tensorrt"
         else "",
-        "workers": f"{options.workers} workers" if options.workers > 1 else "one worker",
+        "workers": contents.plan.workers.counted,
         "version": options.version,
         "key": "no key: it takes requests from everyone who reaches it" if keyless else "a key",
         "start": "python serve.py" if keyless else "WORKBENCH_API_KEY=… python serve.py",

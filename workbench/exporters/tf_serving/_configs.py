@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from workbench.errors import ExportError
 from workbench.exporters import Contents
 from workbench.exporters._parts import why_no_batches
-from workbench.serving_plan import Derived
+from workbench.serving_measurements import Derived
 
 MODELS, BATCHING, MONITORING = "models.config", "batching.config", "monitoring.config"
 METRICS = "/monitoring/prometheus/metrics"

@@ -17,7 +17,7 @@ from workbench.exporters._parts import DATATYPES, datatype, why_no_batches
 from workbench.exporters.triton._backends import Target
 from workbench.exporters.triton._pbtxt import Field, Word
 from workbench.model import TensorSpec
-from workbench.serving_plan import Derived
+from workbench.serving_measurements import Derived
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import workbench as wb
 from workbench.dataset import Dataset
+from workbench.package_measure import measure_service
 from workbench.serving_measure import measure_serving
 from workbench.serving_measurements import Measurements
 
@@ -80,6 +81,7 @@ def pack(
     *,
     measured: bool = False,
     divided: bool = False,
+    loaded: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Exports a model on one thread, by choice with the numbers that follow from a measurement.
@@ -90,6 +92,7 @@ def pack(
         repository: Triton's, into which the same is exported; not exported if None.
         measured: Whether batches are measured first, as a user does it; else there are none.
         divided: Whether instances and threads are as measured too; else both are 1.
+        loaded: Whether the service is started and loaded too, from which its workers follow.
         options: Of our server's package.
 
     Returns:
@@ -105,6 +108,9 @@ def pack(
             swept = replace(swept, points=tuple(ones))
         found = Measurements(None, curve, swept)
     candidate = wb.Candidate("it", engine)
+    if found and loaded:
+        found = replace(found, service=measure_service(candidate, found, data, SWEEP))
+        print(f"  {path.stem}. {found.service}")
     if repository is not None:
         with tempfile.TemporaryDirectory() as name:
             made = wb.export_package(candidate, "triton", sample=data, measured=found, directory=f"{name}/package")

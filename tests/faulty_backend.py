@@ -26,7 +26,7 @@ class Runner:
         self._calls += 1
         samples = len(next(iter(feed.values())))
         if self._fault == "late":
-            time.sleep(0.004)  # the bare call returns before the outputs are there
+            time.sleep(0.04)  # the bare call returns before the outputs are there
         elif self._fault == "nan":
             return {"scores": np.full((samples, 3), np.nan, np.float32)}
         elif self._fault == "leaks":
@@ -45,7 +45,7 @@ class Runner:
         elif self._fault == "hangs":
             time.sleep(60)
         elif self._fault == "slows down":
-            time.sleep(0.002 * min(self._calls / 200, 5))
+            time.sleep(min(0.0001 * self._calls, 0.1))
 
 
 @contextlib.contextmanager

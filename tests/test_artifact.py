@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,22 @@ from workbench.jobs import Progress, silent
 from workbench.model import Model
 from workbench.workspace import Workspace
 
+WAITING = "waiting for another build of the same engine"
 
-def build(model: Model, made: list[str], *, seconds: float = 0.0, progress: Progress = silent, **key: Any) -> Engine:
+
+def build(
+    model: Model,
+    made: list[str],
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+    progress: Progress = silent,
+    **key: Any,
+) -> Engine:
     """An engine file of seven bytes; `made` grows by each build that really happens."""
 
     def make(folder: Path) -> Built:
         (folder / "model.plan").write_bytes(b"layers!")
-        time.sleep(seconds)
+        meanwhile()
         made.append("built")
         return Built({"parsing": 0.5}, ("one layer stays in float",))
 
@@ -71,8 +81,13 @@ def test_two_builds_at_once_are_one(tiny: Model) -> None:
     said: list[str] = []
     engines: list[Engine] = []
 
+    def until_another_waits() -> None:
+        end = time.monotonic() + 60
+        while WAITING not in said and time.monotonic() < end:
+            time.sleep(0.01)
+
     def ask() -> None:
-        engines.append(build(tiny, made, seconds=0.3, progress=lambda _, words: said.append(words)))
+        engines.append(build(tiny, made, meanwhile=until_another_waits, progress=lambda _, words: said.append(words)))
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
@@ -82,7 +97,7 @@ def test_two_builds_at_once_are_one(tiny: Model) -> None:
 
     assert made == ["built"]
     assert len({engine.path for engine in engines}) == 1
-    assert "waiting for another build of the same engine" in said
+    assert WAITING in said
 
 
 def test_nothing_stays_of_a_build_that_was_cancelled(tiny: Model, default_workspace: Path) -> None:

@@ -22,7 +22,7 @@ OPTIONAL += ("tensorflow_serving", "grpc")
 
 
 def python(code: str) -> str:
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=150)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 

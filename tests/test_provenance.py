@@ -26,7 +26,8 @@ from workbench.options import to_builtins
 from workbench.provenance import Origin
 from workbench.provenance._record import recipe_of
 from workbench.recipe import make_candidate, read_recipe
-from workbench.serving_plan import Measurements, plan_serving
+from workbench.serving_measurements import Measurements
+from workbench.serving_plan import plan_serving
 from workbench.transforms import transform
 from workbench.workspace import Workspace, read_json
 

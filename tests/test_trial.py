@@ -40,7 +40,7 @@ def keyed(tmp_path: Path, tiny: Model, tiny_data: Dataset) -> Package:
 
 
 def status(host: str, port: int, headers: dict[str, str]) -> int:
-    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=60)
     connection.request("GET", "/v2", headers=headers)
     found = connection.getresponse().status
     connection.close()
@@ -54,7 +54,7 @@ def answers(port: int) -> bool:
 
 def test_a_server_lives_as_long_as_the_block(package: Package, processes_in: Callable[[Path], list[str]]) -> None:
     with serve_package(package) as (host, port):
-        connection = http.client.HTTPConnection(host, port, timeout=10)
+        connection = http.client.HTTPConnection(host, port, timeout=60)
         connection.request("GET", f"/v2/models/{package.name}")
         assert json.loads(connection.getresponse().read())["name"] == package.name
         connection.close()
@@ -167,7 +167,7 @@ def test_a_process_becomes_the_service_and_ends_as_that_does(
         assert status("127.0.0.1", port, {}) == 401
         assert answers(int(grpc.rpartition(":")[2]))
         process.send_signal(number)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert not answers(port)
 
 

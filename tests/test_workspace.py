@@ -60,7 +60,7 @@ def test_two_that_make_the_same_artifact_at_once_both_get_it(workspace: Workspac
 
     def make(folder: Path) -> None:
         (folder / "weights").write_text("1")
-        meeting.wait(10)  # both have it half-made
+        meeting.wait(60)  # both have it half-made
 
     threads = [threading.Thread(target=lambda: found.append(workspace.artifact("m", {}, make))) for _ in range(2)]
     for thread in threads:

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from workbench.exporters import read_package
-from workbench.provenance import PASSWORD_VARIABLE, SIGNATURE, fingerprint_of
+from workbench.provenance import PASSWORD_VARIABLE, PENDING, SIGNATURE, fingerprint_of
 from workbench.served_versions import add_version as put_version
 from workbench.served_versions import reload_service
 
@@ -37,9 +37,11 @@ def add_version(
     """Put a newer version of a model into the package of a server, which takes it up while it answers."""
     old = read_package(package)
     was_signed = (old.directory / SIGNATURE).exists()
+    if (old.directory / PENDING).exists():
+        print("An add-version of this package was cut off: what it had begun is finished or undone first.")
     done = put_version(old, read_package(newer), keep_old=not drop_old, sign_key=sign_key)
     print(f"{done.directory} serves {done.candidate} now; fingerprint sha256:{fingerprint_of(done.directory)}")
-    if was_signed and sign_key is None:
+    if was_signed and not (done.directory / SIGNATURE).exists():
         print("Its signature was dropped, as it was of other files. --sign-key signs it again.")
     if pid:
         reload_service(pid)

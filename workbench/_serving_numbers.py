@@ -6,7 +6,7 @@ import math
 
 from workbench.comparison import Candidate, Row
 from workbench.measure.load import knee
-from workbench.serving_measurements import Derived, Measurements, ServiceCapacity
+from workbench.serving_measurements import Derived, Measurements, ServiceCapacity, figure
 
 SHARE_OF_CAPACITY = 0.7  # of the throughput of one replica that it is planned for: bursts need room
 LEAST_ALERT_MS = 10.0  # what a service of a tiny model is allowed
@@ -57,11 +57,11 @@ def workers(service: ServiceCapacity | None) -> Derived:
 def latencies(found: Measurements) -> tuple[Derived, Derived]:
     """Median and 99th percentile of the service, else of inferences under load, else of one caller, else usual ones."""
     if found.service:
-        source = f"measured over HTTP at {_figure(found.service.rate)} queries/s"
+        source = f"measured over HTTP at {figure(found.service.rate)} queries/s"
         source += "" if found.service.kept_up else ", which it did not keep up with"
         return Derived(neat(found.service.p50_ms), "ms", source), Derived(neat(found.service.p99_ms), "ms", source)
     if at_knee := knee(found.curve):
-        source = f"measured at the knee, {_figure(at_knee.queries_per_second)} queries/s"
+        source = f"measured at the knee, {figure(at_knee.queries_per_second)} queries/s"
         p50 = at_knee.p50.value if at_knee.p50 else at_knee.mean_ms
         return Derived(neat(p50), "ms", source), Derived(neat(at_knee.tail_ms), "ms", source)
     if found.row:
@@ -179,11 +179,6 @@ def buckets(p50: Derived, p99: Derived) -> tuple[tuple[float, ...], str]:
         f"{2 * LEAST_ALERT_MS:g} ms"
     )
     return tuple(dict.fromkeys(bounds)), words
-
-
-def _figure(value: float) -> str:
-    """Three digits or more, and never an exponent."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def neat(value: float) -> float:

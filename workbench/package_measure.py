@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 import tempfile
@@ -16,11 +17,12 @@ from workbench.backends import engine_key
 from workbench.comparison import Candidate, Row
 from workbench.dataset import Dataset
 from workbench.engine import random_feed
-from workbench.errors import ServiceError
+from workbench.errors import DatasetError, ExportError, ServiceError
 from workbench.exporters import Package, check_backend, export_package, is_own_server
 from workbench.jobs import Progress, part_of, silent
 from workbench.measure.environment import read_environment
 from workbench.measure.load import LoadStats
+from workbench.model import Model
 from workbench.options import make_options, to_builtins
 from workbench.service.load import load_service
 from workbench.service.metrics import between, read_service
@@ -36,7 +38,8 @@ _FEWEST_CALLERS = 8
 _WARMUP_S = 0.3
 _ANSWERS_PER_CALLER = 5  # at least, in each round
 _LATENCIES = 500  # at least, for a 99th percentile
-_LONGEST_S = 30.0  # for a round of a slow model
+_LONGEST_ROUND_S = 10.0  # of a slow model
+_LONGEST_S = 30.0  # for its latencies
 _DECIDING = ("threads", "instances", "max_batch", "batch_wait_ms", "capacity")  # what a service's speed depends on
 
 
@@ -122,7 +125,7 @@ def measure_service(
     inference = replace(found, service=None)
     plan = plan_serving(candidate, inference)
     model = candidate.engine.model
-    samples = dataset or Dataset(random_feed(model, model.fixed_batch or _FEWEST_CALLERS), name="random values")
+    samples = dataset or _random_samples(model)
 
     def measure() -> ServiceCapacity:
         with _exported(candidate, inference, samples, workspace) as package:
@@ -138,6 +141,17 @@ def measure_service(
         "environment": to_builtins(read_environment()),
     }
     return workspace.result("services", key, ServiceCapacity, measure, fresh=fresh)
+
+
+def _random_samples(model: Model) -> Dataset:
+    try:
+        return Dataset(random_feed(model, model.fixed_batch or _FEWEST_CALLERS), name="random values")
+    except DatasetError:
+        raise ExportError(
+            f"No samples can be made for {model.name}, and so no service of it can be tried: its inputs do not have the "
+            "same first axis.",
+            "Give every input a batch axis, or measure the inference alone, by measure_serving.",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -157,9 +171,10 @@ class _Services:
     def __init__(self, package: Package, samples: Dataset, plan: ServingPlan, options: MeasureServingOptions) -> None:
         self._package, self._samples, self._plan, self._rounds = package, samples, plan, max(1, options.rounds)
         self._cores = len(os.sched_getaffinity(0))
-        self._callers = max(_FEWEST_CALLERS, _CALLERS_PER_CORE * self._cores)
+        usual = max(_FEWEST_CALLERS, _CALLERS_PER_CORE * self._cores)
+        self._callers = min(usual, max(2, math.ceil(plan.capacity.value)))  # more would wait for seconds
         enough = _ANSWERS_PER_CALLER * self._callers / plan.capacity.value
-        self._seconds = max(options.seconds, min(enough, _LONGEST_S))
+        self._seconds = max(options.seconds, min(enough, _LONGEST_ROUND_S))
         self._running: dict[int, Serving] = {}
         self._rates: dict[int, list[float]] = {}
 

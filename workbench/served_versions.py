@@ -12,9 +12,17 @@ import msgspec
 
 from workbench.errors import ExportError, ServiceError
 from workbench.exporters import MANIFEST, Package, read_package
-from workbench.provenance import CHECKSUMS, FOLDER, SIGNATURE, check_key, sign, verify_package
-from workbench.provenance._checksums import checksums, is_inside
-from workbench.workspace import new_directory, write_bytes, write_json, writing
+from workbench.provenance import (
+    FOLDER,
+    changing,
+    check_key,
+    finish_change,
+    only_change,
+    sign,
+    verify_package,
+)
+from workbench.provenance._checksums import is_inside
+from workbench.workspace import write_json, writing
 
 _SAMPLES = ("sample_request.json", "sample_response.json")
 _CONFIG = "config.json"
@@ -41,6 +49,9 @@ def add_version(
     `provenance/VERSION`; the checksums are made anew. A signature is dropped, as it was of other files, unless there is
     a key to sign again with.
 
+    If it is cut off, the package still serves; called again, it finishes first what was begun, or begins anew. What is
+    there already from the same export is not put there again, only signed if there is a key.
+
     Args:
         package: The package of a server; it is changed.
         newer: Another one, of the same model with the same inputs and outputs.
@@ -60,37 +71,40 @@ def add_version(
     key = Path(sign_key).expanduser() if sign_key else None
     if key:
         check_key(key)  # said now, not after the work
+    with only_change(package.directory):
+        finish_change(package.directory, last=[_CONFIG])
+        _put(package, newer, keep_old)
+        if key:
+            sign(package.directory, key)
+    return read_package(package.directory)
+
+
+def _put(package: Package, newer: Package, keep_old: bool) -> None:
+    """Puts the version in, unless it is there."""
     config, mine = _read(package)
     other_config, theirs = _read(newer)
     new = theirs[-1]
     old = [entry for entry in mine if entry.name == new.name]
+    if _is_there(package, newer, old, new) and (keep_old or len(old) == 1):
+        return
     _check_fit(package, newer, old, new)
 
     raw = next(raw for raw in other_config["models"] if (raw["name"], raw["version"]) == (new.name, new.version))
     folder = Path("models", new.name, new.version)
-    with new_directory(package.directory / folder) as target, writing(package.directory / folder):
-        shutil.copytree(newer.directory / Path(new.path).parent, target, dirs_exist_ok=True)
-        for name in _SAMPLES:
-            shutil.copyfile(newer.directory / name, target / name)
     entry = {**raw, "path": (folder / Path(new.path).name).as_posix(), "sample": (folder / _SAMPLES[0]).as_posix()}
     kept = [raw for raw in config["models"] if keep_old or raw["name"] != new.name]
-    with writing(package.directory):
-        _keep_samples(package.directory, kept)
-        documents = package.directory / FOLDER / new.version
-        documents.mkdir(parents=True, exist_ok=True)
+    with changing(package.directory, last=[_CONFIG]) as fresh, writing(package.directory):
+        shutil.copytree(newer.directory / Path(new.path).parent, fresh / folder)
+        for name in _SAMPLES:
+            shutil.copyfile(newer.directory / name, fresh / folder / name)
+        _keep_samples(package.directory, fresh, kept)
+        documents = fresh / FOLDER / new.version
+        documents.mkdir(parents=True)
         for path in (*(newer.directory / FOLDER).glob("*.json"), newer.directory / MANIFEST):
             shutil.copyfile(path, documents / path.name)
-    for name in (*_SAMPLES, MANIFEST):
-        write_bytes(package.directory / name, (newer.directory / name).read_bytes())
-    write_json(package.directory / _CONFIG, {**config, "models": [*kept, entry]})
-    with writing(package.directory):
-        (package.directory / SIGNATURE).unlink(missing_ok=True)
-        lines = checksums(package.directory).splitlines(keepends=True)
-        whole = "".join(line for line in lines if not line.endswith(f"  {CHECKSUMS}\n"))  # all but the old list itself
-        write_bytes(package.directory / CHECKSUMS, whole.encode())
-    if key:
-        sign(package.directory, key)
-    return read_package(package.directory)
+        for name in (*_SAMPLES, MANIFEST):
+            shutil.copyfile(newer.directory / name, fresh / name)
+        write_json(fresh / _CONFIG, {**config, "models": [*kept, entry]})
 
 
 def reload_service(pid: int) -> None:
@@ -146,6 +160,15 @@ def _is_sound(entry: _Entry) -> bool:
     return names and all(is_inside(path) for path in (entry.path, *([entry.sample] if entry.sample else [])))
 
 
+def _is_there(package: Package, newer: Package, old: list[_Entry], new: _Entry) -> bool:
+    """Whether it was put there already, from the same export: no two have the same bill of materials."""
+    if not old or (old[-1].name, old[-1].version) != (new.name, new.version):
+        return False
+    name = "bom.cdx.json"
+    mine, theirs = package.directory / FOLDER / new.version / name, newer.directory / FOLDER / name
+    return mine.is_file() and theirs.is_file() and mine.read_bytes() == theirs.read_bytes()
+
+
 def _check_fit(package: Package, newer: Package, old: list[_Entry], new: _Entry) -> None:
     here, there = package.directory, newer.directory
     if not old:
@@ -184,13 +207,14 @@ def _check_fit(package: Package, newer: Package, old: list[_Entry], new: _Entry)
         )
 
 
-def _keep_samples(directory: Path, kept: list[dict[str, Any]]) -> None:
+def _keep_samples(directory: Path, fresh: Path, kept: list[dict[str, Any]]) -> None:
     """Puts the sample of a version that stays beside its model: the one above is the newest's."""
     for entry in kept:
         if entry.get("sample") == _SAMPLES[0]:
             folder = Path(entry["path"]).parent
             for name in _SAMPLES:
-                write_bytes(directory / folder / name, (directory / name).read_bytes())
+                (fresh / folder).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(directory / name, fresh / folder / name)
             entry["sample"] = (folder / _SAMPLES[0]).as_posix()
 
 

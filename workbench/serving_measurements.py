@@ -82,12 +82,12 @@ class ServiceCapacity:
         return next(trial.queries_per_second for trial in self.trials if trial.workers == self.workers)
 
     def __str__(self) -> str:
-        tried = ", ".join(f"{one.queries_per_second:,.0f}/s with {one.workers}" for one in self.trials)
+        tried = ", ".join(f"{figure(one.queries_per_second)}/s with {one.workers}" for one in self.trials)
         noun = "worker" if self.trials[-1].workers == 1 else "workers"
         slow = "" if self.kept_up else ", which it did not keep up with"
         return (
             f"Over HTTP, {self.connections} callers on the same {self.cores} cores: {tried} {noun}; at "
-            f"{self.rate:,.0f}/s{slow}, p50 {self.p50_ms:.3g} ms and p99 {self.p99_ms:.3g} ms."
+            f"{figure(self.rate)}/s{slow}, p50 {figure(self.p50_ms)} ms and p99 {figure(self.p99_ms)} ms."
         )
 
 
@@ -106,3 +106,8 @@ class Measurements:
     curve: tuple[LoadStats, ...] = ()
     sweep: Sweep | None = None
     service: ServiceCapacity | None = None
+
+
+def figure(value: float) -> str:
+    """Three digits or more, and never an exponent."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -20,14 +20,17 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from playwright.sync_api import BrowserContext, Error, Page
+from playwright.sync_api import BrowserContext, Error, Page, expect
 
 from tests.browser.chromium import VARIABLE, find_chromium
+from tests.browser.user import SLOW
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 BASE = "/user/someone/"  # as behind JupyterHub: nothing may assume the root of the host
 TOKEN = "secret"
-START_SECONDS = 60
+START_SECONDS = 120
+
+expect.set_options(timeout=SLOW)  # where no other is given: Playwright's five seconds are for a machine at rest
 
 OpenNotebook = Callable[..., Page]
 
@@ -62,6 +65,7 @@ def requests_elsewhere(context: BrowserContext) -> list[str]:
         stopped.append(route.request.url)
         route.abort()
 
+    context.set_default_timeout(SLOW)
     context.route(lambda url: url.startswith(("http", "ws")) and "//127.0.0.1:" not in url, stop)
     return stopped
 
@@ -133,7 +137,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], probe: str, log: pa
         if process.poll() is not None:
             break
         try:
-            with urllib.request.urlopen(probe, timeout=1):
+            with urllib.request.urlopen(probe, timeout=10):
                 return
         except urllib.error.HTTPError as answer:  # forbidden without a token: it runs
             answer.close()
@@ -148,7 +152,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.wait(15)
+        process.wait(30)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -165,7 +169,7 @@ RUN_ALL_CELLS = """async (theme) => {
   const app = window.jupyterapp;
   await app.restored;
   await app.commands.execute('apputils:change-theme', { theme });
-  const end = Date.now() + 30000;
+  const end = Date.now() + 60000;
   while (!app.shell.currentWidget?.context) {
     if (Date.now() > end) throw new Error('the notebook did not open');
     await new Promise((resolve) => setTimeout(resolve, 50));
@@ -193,7 +197,7 @@ def open_notebook(request: pytest.FixtureRequest, notebooks: pathlib.Path, page:
             page.goto(f"{address}voila/render/{name}?token={TOKEN}&theme={theme}", wait_until="commit")
         else:
             page.goto(f"{address}doc/tree/{name}?token={TOKEN}&reset", wait_until="commit")
-            page.wait_for_function("() => window.jupyterapp", timeout=60_000)
+            page.wait_for_function("() => window.jupyterapp", timeout=SLOW)
             page.evaluate(RUN_ALL_CELLS, f"JupyterLab {theme.title()}")
         return page
 

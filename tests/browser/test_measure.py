@@ -66,7 +66,9 @@ def test_from_a_slow_candidate_to_its_remedy(
 
     user.go_to("Explain")
     user.press("Explain")
-    card = page.locator(".wb-finding", has_text="signed activations").first
+    # That the signed ones are slower is measured and on a busy machine not clear; that pairs are left is so anyway.
+    apply = page.get_by_role("button", name="Apply")
+    card = page.locator(".wb-finding", has_text=re.compile("signed int8|did not fuse")).filter(has=apply).first
     expect(card).to_be_visible(timeout=2 * SLOW)
     card.get_by_text("Why").click()
     expect(card.locator("details p")).to_be_visible()

@@ -52,11 +52,11 @@ class Callers:
     ) -> None:
         self._ending.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(60)
 
     def wait_for(self, more: int) -> None:
         """Returns when so many more answers came."""
-        wanted, end = len(self.answers) + more, time.monotonic() + 30
+        wanted, end = len(self.answers) + more, time.monotonic() + 60
         while len(self.answers) < wanted:
             assert time.monotonic() < end, (len(self.answers), wanted, self.statuses, self.lost)
             time.sleep(0.005)
@@ -86,6 +86,6 @@ class Callers:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[http.client.HTTPConnection]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         with contextlib.closing(connection):
             yield connection

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from tests.exporters.serving import Server, X, serving, write_model, write_package
+from tests.exporters.serving import HASTY_LIMITS, Server, X, serving, with_model, write_model, write_package
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,15 @@ def server(package: Path) -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture
+def hasty(package: Path, tmp_path: Path) -> Iterator[Server]:
+    """One that waits for nothing longer than a second: what others time out by on a busy machine."""
+    folder = write_package(tmp_path / "hasty", {**with_model(request_seconds=1.0), "limits": HASTY_LIMITS})
+    (folder / "model.onnx").write_bytes((package / "model.onnx").read_bytes())
+    with serving(folder) as running:
+        yield running
+
+
 @pytest.fixture(scope="module")
 def session(package: Path) -> ort.InferenceSession:
     return ort.InferenceSession(package / "model.onnx", providers=["CPUExecutionProvider"])
@@ -33,10 +42,10 @@ def session(package: Path) -> ort.InferenceSession:
 
 @pytest.fixture(scope="module")
 def steps_per_second(session: ort.InferenceSession) -> float:
-    """The most of several tries: others may use the machine too."""
+    """Steps for a second of processor time, which is what it takes at least; the most of several tries."""
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.thread_time()
         session.run(None, {"x": X, "steps": np.array([20_000])})
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.thread_time() - start)
     return 20_000 / min(seconds)

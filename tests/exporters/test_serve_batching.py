@@ -48,13 +48,12 @@ class Caller(threading.Thread):
         self._server, self._body = server, body
         self.status, self.answer = 0, dict[str, Any]()
         self.start()
-        time.sleep(0.03)  # so that they come in this order
 
     def run(self) -> None:
         self.status, self.answer = self._server.infer(self._body)
 
     def result(self) -> NDArray[np.float32]:
-        self.join(20)
+        self.join(60)
         assert self.status == 200, self.answer
         output = self.answer["outputs"][0]
         return np.array(output["data"], np.float32).reshape(output["shape"])
@@ -67,24 +66,54 @@ def batches(server: Server) -> tuple[float, float]:
     return metrics[f"workbench_batch_size_count,{labels}"], metrics[f"workbench_batch_size_sum,{labels}"]
 
 
+@contextlib.contextmanager
+def connections(server: Server, count: int) -> Iterator[list[http.client.HTTPConnection]]:
+    """Connections that the server has accepted."""
+    with contextlib.ExitStack() as stack:
+        made = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(count)]
+        for connection in made:
+            stack.callback(connection.close)
+            connection.request("GET", "/v2")
+            connection.getresponse().read()
+        yield made
+
+
+def ask_at_once(
+    server: Server, callers: list[http.client.HTTPConnection], bodies: list[dict[str, Any]]
+) -> list[tuple[int, dict[str, Any]]]:
+    """Has all requests lie there, in this order, before the server reads the first."""
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        for caller, body in zip(callers, bodies, strict=True):
+            caller.request("POST", INFER, json.dumps(body))
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    responses = [caller.getresponse() for caller in callers]
+    return [(response.status, json.loads(response.read())) for response in responses]
+
+
 @pytest.fixture
 def slow(tmp_path: Path, steps_per_second: float) -> Path:
-    """A model that takes some third of a second."""
+    """A model that takes some third of a second of processor time."""
     write_model(write_package(tmp_path / "package") / "model.onnx", int(0.3 * steps_per_second))
     return tmp_path / "package"
 
 
 def configure(folder: Path, **changes: Any) -> Path:
-    (folder / "config.json").write_text(json.dumps(with_model(**ALONE, request_seconds=20, **changes)))
+    (folder / "config.json").write_text(json.dumps(with_model(**ALONE, request_seconds=60, **changes)))
     return folder
 
 
 def test_requests_gather_while_another_runs_and_are_answered_bit_by_bit_as_the_model_does(slow: Path) -> None:
     session = ort.InferenceSession(slow / "model.onnx", providers=["CPUExecutionProvider"])
-    with serving(configure(slow, max_batch=4)) as server:
+    with serving(configure(slow, max_batch=4)) as server, connections(server, 4) as callers:
         before = batches(server)
-        callers = [Caller(server, request(rows)) for rows in (ROWS[:1], ROWS[1:2], ROWS[2:4], ROWS[4:5], ROWS[5:6])]
-        results = [caller.result() for caller in callers]
+        first = Caller(server, request(ROWS[:1]))
+        while server.metrics()["workbench_in_flight,model=looper,version=3"] < 1:
+            pass
+        others = [request(rows) for rows in (ROWS[1:2], ROWS[2:4], ROWS[4:5], ROWS[5:6])]
+        answers = [answer["outputs"][0] for _, answer in ask_at_once(server, callers, others)]
+        results = [first.result(), *(np.float32(answer["data"]).reshape(answer["shape"]) for answer in answers)]
         after = batches(server)
     # The first began alone; three filled a batch; the last did not fit into it.
     assert (after[0] - before[0], after[1] - before[1]) == (3, 6)
@@ -119,21 +148,22 @@ def quick(tmp_path: Path) -> Path:
 
 def test_a_caller_alone_never_waits_and_callers_in_step_wait_for_each_other(threaded: Path) -> None:
     with serving(threaded) as server:
-        began = time.monotonic()
         for _ in range(5):
+            began = time.monotonic()
             assert server.infer(request(ROWS[:1]))[0] == 200
-        assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 5
         assert server.infer(request(ROWS[:3]))[0] == 200  # three came at once, so three are waited for
+        began = time.monotonic()
         before = batches(server)
         for caller in [Caller(server, request(ROWS[i : i + 1])) for i in range(3)]:
             caller.result()
         after = batches(server)
         assert (after[0] - before[0], after[1] - before[1]) == (1, 3)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 5  # as long as one would wait in vain
 
 
 def test_who_is_waited_for_in_vain_costs_the_wait_once(threaded: Path) -> None:
-    configure(threaded, max_batch=4, batch_wait_ms=300)
+    configure(threaded, max_batch=4, batch_wait_ms=2000)
     with serving(threaded) as server:
         server.infer(request(ROWS[:3]))
         seconds = []
@@ -141,34 +171,8 @@ def test_who_is_waited_for_in_vain_costs_the_wait_once(threaded: Path) -> None:
             began = time.monotonic()
             assert server.infer(request(ROWS[:1]))[0] == 200
             seconds.append(time.monotonic() - began)
-    assert 0.25 < seconds[0] < 1.5
-    assert seconds[1] < 0.2
-
-
-@contextlib.contextmanager
-def connections(server: Server, count: int) -> Iterator[list[http.client.HTTPConnection]]:
-    """Connections that the server has accepted."""
-    with contextlib.ExitStack() as stack:
-        made = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=20) for _ in range(count)]
-        for connection in made:
-            stack.callback(connection.close)
-            connection.request("GET", "/v2")
-            connection.getresponse().read()
-        yield made
-
-
-def ask_at_once(
-    server: Server, callers: list[http.client.HTTPConnection], bodies: list[dict[str, Any]]
-) -> list[tuple[int, dict[str, Any]]]:
-    """Has all requests lie there before the server reads the first."""
-    os.kill(server.process.pid, signal.SIGSTOP)
-    try:
-        for caller, body in zip(callers, bodies, strict=True):
-            caller.request("POST", INFER, json.dumps(body))
-    finally:
-        os.kill(server.process.pid, signal.SIGCONT)
-    responses = [caller.getresponse() for caller in callers]
-    return [(response.status, json.loads(response.read())) for response in responses]
+    assert 1.9 < seconds[0] < 2 * 2
+    assert seconds[1] < 1.9
 
 
 def test_a_quick_model_takes_together_what_arrives_together_and_waits_for_nobody(quick: Path) -> None:
@@ -178,10 +182,10 @@ def test_a_quick_model_takes_together_what_arrives_together_and_waits_for_nobody
             before = batches(server)
             answers = ask_at_once(server, callers, [request(row[None]) for row in ROWS])
             after = batches(server)
-        began = time.monotonic()
         for _ in range(5):
+            began = time.monotonic()
             assert server.infer(request(ROWS[:3]))[0] == 200
-        assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 5
     assert (after[0] - before[0], after[1] - before[1]) == (2, 8)
     results = np.float32([answer["outputs"][0]["data"] for _, answer in answers])
     np.testing.assert_allclose(results, session.run(["y"], {"x": ROWS})[0], rtol=1e-6)
@@ -233,7 +237,7 @@ def test_the_values_of_one_do_not_fail_the_others(tmp_path: Path, further: tuple
         one, wrong, other = (Caller(server, pick(n)) for n in (3, 99, 5))
         np.testing.assert_array_equal(one.result().reshape(-1, 4), ROWS[3:4])
         np.testing.assert_array_equal(other.result().reshape(-1, 4), ROWS[5:6])
-        wrong.join(20)
+        wrong.join(60)
         assert (wrong.status, "does not take these values" in wrong.answer["error"]) == (400, True)
         with connections(server, 8) as callers:
             for _ in range(6):  # in the end they are taken together, as the model is quick

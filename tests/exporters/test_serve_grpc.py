@@ -80,7 +80,7 @@ def raw_call(server: Server, fill: Any) -> Any:
     request = client.service_pb2.ModelInferRequest(model_name="looper")
     fill(request)
     with grpc.insecure_channel(address(server)) as channel:
-        return client.service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+        return client.service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=60)
 
 
 def typed(request: Any) -> None:
@@ -210,8 +210,8 @@ def test_needs_the_key_and_drains(package: Path, tmp_path: Path, steps_per_secon
         while server.metrics()["workbench_in_flight,model=looper,version=3"] < 1:
             pass
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(20) == 0
-        caller.join(10)
+        assert server.process.wait(60) == 0
+        caller.join(60)
     assert answers[0].as_numpy("taken").tolist() == slow.tolist()
 
 

@@ -26,8 +26,8 @@ from tests.exporters.serving import (
 )
 
 HEAD = f"POST {INFER} HTTP/1.1\r\nHost: a\r\n"
-LIMITS = {"body_bytes": 200_000, "header_seconds": 20, "body_seconds": 3, "total_body_bytes": 300_000}
-GRACE = 3 / 4  # s: a quarter of the time for bodies
+LIMITS = {"body_bytes": 200_000, "header_seconds": 60, "body_seconds": 30, "total_body_bytes": 300_000}
+GRACE = 1.0  # s; in which a body is not given up for others
 
 
 @pytest.fixture

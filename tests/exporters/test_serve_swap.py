@@ -123,7 +123,8 @@ def test_a_file_that_changed_is_loaded_again_under_the_same_name(folder: Path) -
 
 
 def test_who_began_on_the_old_version_is_answered_by_it(folder: Path, steps_per_second: float) -> None:
-    add(folder, "1", int(0.5 * steps_per_second))
+    add(folder, "1", int(steps_per_second))
+    add(folder, "2", 1)
     configure(folder, entry("1", instances=1))
     answers: list[dict[str, Any]] = []
     with serving(folder) as server, server.open() as halfway:
@@ -134,7 +135,6 @@ def test_who_began_on_the_old_version_is_answered_by_it(folder: Path, steps_per_
         caller.start()
         while server.metrics()["workbench_in_flight,model=looper,version=1"] < 1:
             pass
-        add(folder, "2", 1)
         configure(folder, entry("2"))
         hang_up(server)
         assert "gone: looper 1" in told(server)["message"]

@@ -44,7 +44,7 @@ def workers(server: Server) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 10) -> None:
+def wait_until(true: Callable[[], Any], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -137,7 +137,7 @@ def test_sigterm_drains_all_workers_and_loses_nothing(folder: Path) -> None:
         callers.wait_for(100)
         pids = workers(server)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(15) == 0
+        assert server.process.wait(60) == 0
     assert gone(pids)
     assert set(callers.statuses) == {"200"}
     # Once nobody listens any more, callers are refused; none was cut off.
@@ -154,7 +154,7 @@ def test_workers_do_not_outlive_what_supervises_them(folder: Path) -> None:
 def test_a_worker_that_cannot_start_ends_the_service_with_its_words(folder: Path, tmp_path: Path) -> None:
     broken = write_package(tmp_path / "package", json.loads((folder / "config.json").read_text()))
     command = [sys.executable, str(broken / "serve.py"), "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("serve.py cannot start. model.onnx cannot be loaded")
     assert done.stderr.count("\n") == 1
@@ -168,7 +168,7 @@ def test_workers_that_die_again_and_again_at_their_start_end_the_service(folder:
         (package / "model.onnx").write_bytes(b"no model any more")
         pids = workers(server)
         os.kill(pids[0], signal.SIGKILL)
-        assert server.process.wait(30) == 2
+        assert server.process.wait(60) == 2
         assert server.process.stderr is not None
         *restarts, last = server.process.stderr.read().splitlines()
     assert last.startswith("serve.py cannot start. model.onnx cannot be loaded")
@@ -201,7 +201,7 @@ def test_there_is_room_for_the_counters_of_a_thousand_versions(folder: Path) -> 
 
 def test_a_port_in_use_is_refused(folder: Path, two: Server) -> None:
     command = [sys.executable, str(folder / "serve.py"), "--port", str(two.port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "cannot be used" in done.stderr) == (2, True)
 
 
@@ -223,9 +223,9 @@ def test_grpc_is_shared_too(folder: Path, tmp_path: Path) -> None:
                 assert asking.is_server_ready()
         refused = subprocess.run(
             [sys.executable, str(package / "serve.py"), "--port", "0", "--grpc-port", str(port)],
-            capture_output=True, text=True, timeout=30, check=False,
+            capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert (refused.returncode, "--grpc-port" in refused.stderr) == (2, True)
         with socket.create_connection(("127.0.0.1", port)):
             server.process.terminate()
-            assert server.process.wait(15) == 0
+            assert server.process.wait(60) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from workbench.backends import build_engine
 from workbench.comparison import Candidate, Comparison, Row
 from workbench.dataset import Dataset
 from workbench.engine import Engine
-from workbench.findings import Context, make_context, trials
+from workbench.findings import Context, Finding, make_context, trials
 from workbench.measure.environment import read_environment
 from workbench.measure.latency import measure_latency, speedup
 from workbench.measure.profile import profile_layers
@@ -26,8 +27,11 @@ from workbench.transforms import transform
 from workbench.workspace import Workspace
 
 Explained = Callable[..., dict[str, Context]]
+Again = Callable[[Mapping[str, Context]], Iterator[Mapping[str, Context]]]
+FindMeasured = Callable[[Any, Context], list[Finding]]
 
 ONE_THREAD = {"threads": 1}
+TRIES = 4  # where other work makes a short measurement unclear, a rule rightly says nothing
 # A convolution kept in float alone would not do: ONNX Runtime quantizes its weights itself, as its neighbours are.
 STRETCH = ("residual/first/conv", "residual/first/relu", "residual/second/conv")
 
@@ -61,6 +65,31 @@ def in_context(shared_workspace: Workspace) -> Explained:
         return contexts
 
     return make
+
+
+@pytest.fixture(scope="session")
+def again(in_context: Explained) -> Again:
+    """Contexts as they were measured, and then measured again, as often as it is asked for."""
+
+    def measure(contexts: Mapping[str, Context]) -> Iterator[Mapping[str, Context]]:
+        yield contexts
+        engines = {name: context.row.candidate.engine for name, context in contexts.items()}
+        for _ in range(TRIES - 1):
+            yield in_context(engines)
+
+    return measure
+
+
+@pytest.fixture
+def find_measured(tmp_path: Path) -> FindMeasured:
+    """What a rule finds that measures by itself, which it does again where it finds nothing."""
+
+    def find(rule: Any, context: Context) -> list[Finding]:
+        places = (context.workspace, *(Workspace(tmp_path / f"try {number}") for number in range(1, TRIES)))
+        tries = (list(rule.find(dataclasses.replace(context, workspace=place))) for place in places)
+        return next(filter(None, tries), [])
+
+    return find
 
 
 @pytest.fixture(scope="session")

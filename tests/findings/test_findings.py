@@ -47,7 +47,8 @@ def test_the_costliest_comes_first_with_the_step_that_mends_it(
 ) -> None:
     costs = [finding.milliseconds or 0.0 for finding in findings]
     assert costs == sorted(costs, reverse=True)
-    assert {finding.candidate for finding in findings} == {"dynamic"}  # the original has no fault, nor a small batch
+    # The original has no fault; how it does at a larger batch is measured at another time, so it may look better.
+    assert {finding.candidate for finding in findings if finding.rule != "small_batch"} == {"dynamic"}
     assert {"dynamic_convolutions", "int8_not_faster", "float_layers"} <= {finding.rule for finding in findings}
 
     step = next(finding.step for finding in findings if finding.rule == "dynamic_convolutions")

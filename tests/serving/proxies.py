@@ -30,6 +30,7 @@ from workbench.exporters import Package, export_package
 from workbench.importers import load_model
 
 PROGRAMS = ("haproxy", "nginx")
+_HELPERS = ("socat",)  # for commands of exported READMEs
 _PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 _START_SECONDS = 30.0
 
@@ -45,7 +46,7 @@ def get_programs() -> None:
     Raises:
         OSError: They cannot be had here.
     """
-    missing = [name for name in PROGRAMS if not shutil.which(name, path=_PLACES)]
+    missing = [name for name in (*PROGRAMS, *_HELPERS) if not shutil.which(name, path=_PLACES)]
     if not missing:
         return
     if not shutil.which("apt-get") or os.geteuid():

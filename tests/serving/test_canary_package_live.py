@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -176,9 +177,7 @@ def test_the_readmes_commands_run_as_another_user_on_a_read_only_package(
         if os.getuid() == 0:
             os.chown(folder, 65534, 65534)
             user = {"user": 65534, "group": 65534}
-        sections = re.findall(r"^((?: {4}\S.*\n)+)", (package / "README.md").read_text(), re.M)
-        start = next(section for section in sections if section.lstrip().startswith("run="))
-        back = next(section for section in sections if "PWD-run" in section and section is not start)
+        start, back = _start_and_roll_back(package)
         environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin"}
         with subprocess.Popen(
             ["bash", "-ec", start.replace("\n    ha", "\n    exec ha").replace("\n    ng", "\n    exec ng")],
@@ -196,9 +195,8 @@ def test_the_readmes_commands_run_as_another_user_on_a_read_only_package(
                     time.sleep(0.1)
                 started, answered = read_weight(package), ask(addresses["listen"], "GET", "/v2")[0]
                 owner = (folder / "package-run").stat()
-                if proxy == "nginx" or shutil.which("socat"):
-                    subprocess.run(["bash", "-ec", back], cwd=package, env=environment, check=True, **user)
-                    assert read_weight(package) == 0
+                subprocess.run(["bash", "-ec", back], cwd=package, env=environment, check=True, **user)
+                assert read_weight(package) == 0
                 socket = folder / "package-run" / "haproxy.sock"
                 assert proxy == "nginx" or socket.stat().st_mode & 0o777 == 0o600
             finally:
@@ -207,6 +205,35 @@ def test_the_readmes_commands_run_as_another_user_on_a_read_only_package(
 
     assert (started, answered) == (30, 200)
     assert (owner.st_uid, owner.st_mode & 0o777) == (65534 if os.getuid() == 0 else os.getuid(), 0o700)
+
+
+@BOTH
+def test_who_rolls_back_by_hand_as_the_readme_says_sees_the_callers_leave_the_canary(
+    digits_front: Any, proxy: str
+) -> None:
+    with digits_front(proxy, weight=50) as front:
+        before = Counter(front.ask()[0] for _ in range(40))
+        _, back = _start_and_roll_back(front.package.directory)
+        ended = subprocess.run(
+            ["bash", "-ec", back], cwd=front.package.directory, capture_output=True, text=True, check=False
+        )
+        after = Counter(front.ask()[0] for _ in range(40))
+        asked_for = front.ask(X_Canary="always")[0]
+    with run_proxy(front.package):  # a proxy that is started anew goes on with it
+        anew = read_weight(front.package.directory)
+
+    assert (ended.returncode, ended.stderr, ended.stdout.strip()) == (0, "", "")
+    assert 5 <= before["2"] <= 35  # of 40; chance gives less or more once in five million times
+    assert after == {"1": 40}
+    assert asked_for == "1"
+    assert anew == 0
+
+
+def _start_and_roll_back(package: Path) -> tuple[str, str]:
+    """The README's commands that start the proxy and that take the callers from the canary."""
+    sections = re.findall(r"^((?: {4}\S.*\n)+)", (package / "README.md").read_text(), re.M)
+    start = next(section for section in sections if section.lstrip().startswith("run="))
+    return start, next(section for section in sections if "PWD-run" in section and section is not start)
 
 
 def _reads(package: Path) -> bool:

@@ -129,7 +129,7 @@ def test_a_cancel_keeps_nothing(digits: Model, default_workspace: Path) -> None:
     panel = Build(model=digits)
     panel.start()
     panel.cancel()
-    assert panel.wait(20).state == "cancelled"
+    assert panel.wait(60).state == "cancelled"
     assert panel.engines == ()
     assert list(default_workspace.glob("engines/*")) == []
 
@@ -202,11 +202,11 @@ def test_only_the_last_of_many_requests_is_shown() -> None:
     shown: list[int] = []
     latest: Latest[int] = Latest(shown.append)
     gate = threading.Event()
-    latest.ask(lambda: gate.wait(10) and 1)
+    latest.ask(lambda: gate.wait(60) and 1)
     for number in (2, 3, 4):
         latest.ask(lambda number=number: number)
     gate.set()
-    latest.wait(10)
+    latest.wait(60)
     assert shown == [4]
 
 

@@ -84,7 +84,7 @@ def cancelled(make_panel: Callable[[], Distil]) -> Iterator[Distil]:
     panel.start()
     assert learned.wait(60)
     panel.cancel()
-    panel.wait(20)
+    panel.wait(60)
     yield panel
     panel.close()
 

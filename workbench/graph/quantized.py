@@ -5,12 +5,13 @@ from __future__ import annotations
 from workbench.graph.summary import GraphSummary, NodeSummary
 
 PLUMBING = ("QuantizeLinear", "DequantizeLinear")
+# Beginnings of names that say nothing of quantizing or integers; each stands in ONNX Runtime's list of operators.
+_NAMED = ("MatMulBnb", "MatMulFpQ", "MatMulNBits", "QAttention", "QEmbed", "QGemm", "QLinear", "QMoE", "QOrdered")
 
 
 def is_quantizing(operator: str) -> bool:
     """Whether an operator of ONNX or ONNX Runtime stands in quantized models only, weight-only ones included."""
-    named = operator.startswith(("QLinear", "QGemm", "QAttention")) or operator == "MatMulNBits"
-    return named or "quantize" in operator.lower() or "Integer" in operator
+    return operator.startswith(_NAMED) or "quantize" in operator.lower() or "Integer" in operator
 
 
 def is_between(graph: GraphSummary, name: str) -> bool:

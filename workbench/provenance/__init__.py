@@ -8,9 +8,13 @@ from typing import Any
 
 from workbench.provenance._bom import bill_of_materials
 from workbench.provenance._checksums import CHECKSUMS as CHECKSUMS
+from workbench.provenance._checksums import PENDING as PENDING
 from workbench.provenance._checksums import SIGNATURE as SIGNATURE
 from workbench.provenance._checksums import checksums
 from workbench.provenance._entries import MANIFEST as MANIFEST
+from workbench.provenance._pending import changing as changing
+from workbench.provenance._pending import finish_change as finish_change
+from workbench.provenance._pending import only_change as only_change
 from workbench.provenance._record import Origin as Origin
 from workbench.provenance._record import environment_of, measurements_of, recipe_of
 from workbench.provenance._signature import PASSWORD_VARIABLE as PASSWORD_VARIABLE

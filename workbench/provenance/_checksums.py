@@ -6,12 +6,13 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, Literal
 
 CHECKSUMS = "SHA256SUMS"
 SIGNATURE = "provenance/package.sig"  # covers SHA256SUMS, so that cannot list it
+PENDING = ".add-version"  # what a change makes ready; there only while it goes on, or after it was cut off
 
 _LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *](.+)")
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
@@ -24,13 +25,20 @@ class NotRegularError(OSError):
 
 def checksums(folder: Path) -> str:
     """The lines for all files of a folder."""
+    return write_checksums(digests_of(folder))
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Name → hash of all files of a folder."""
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def write_checksums(digests: Mapping[str, str]) -> str:
+    """The lines for files, of which each name has its hash."""
     lines = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        with open_regular(path) as stream:
-            digest = hash_stream(stream)
+    for name in sorted(digests, key=PurePosixPath):
         escaped = "".join(_ESCAPES.get(letter, letter) for letter in name)
-        lines.append(f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n")
+        lines.append(f"{'' if escaped == name else chr(92)}{digests[name]}  {escaped}\n")
     return "".join(lines)
 
 
@@ -81,6 +89,16 @@ def open_regular(path: Path) -> BinaryIO:
         stream.close()
         raise NotRegularError(f"{path} is no regular file")
     return stream
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file that is no link.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open_regular(path) as stream:
+        return hash_stream(stream)
 
 
 def hash_stream(stream: IO[bytes], count: Callable[[int], None] = lambda size: None) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from workbench.errors import ExportError
 from workbench.jobs import Progress, silent
-from workbench.provenance._checksums import CHECKSUMS, SIGNATURE, hash_stream, is_inside, read_checksums, shown
+from workbench.provenance._checksums import CHECKSUMS, PENDING, SIGNATURE, hash_stream, is_inside, read_checksums, shown
 from workbench.provenance._entries import MANIFEST, READ_ERRORS, Entry, open_entries
 from workbench.provenance._signature import check_signature
 
@@ -25,6 +25,10 @@ _KINDS = {
 _BYTECODE = (
     "was added: Python writes such files when the package runs, and somebody else can too; Python runs them instead "
     "of the source. Delete the folder, and set PYTHONDONTWRITEBYTECODE=1 where the package runs"
+)
+_CUT_OFF = (
+    "is what an add-version left behind that was cut off, the likely cause of any other fault here, too. Run the same "
+    "command again: it finishes or undoes what was begun"
 )
 
 
@@ -128,7 +132,10 @@ def verify_package(
         faults += _compare(compared, listed, progress)
         faults += [Fault("missing", shown(name), "is missing") for name in listed if name not in found]
         known = {*listed, CHECKSUMS, SIGNATURE}
-        faults += [_added(entry) for entry in files if listed and entry.name not in known]
+        added = [entry for entry in files if entry.name not in known]
+        pending = [entry for entry in added if entry.name.startswith(f"{PENDING}/")]
+        faults += [_added(entry) for entry in added if listed and entry not in pending]
+        faults[:0] = [Fault("added", PENDING, _CUT_OFF)] if pending else []
         faults += _manifest(found)
     given = fingerprint.lower().removeprefix("sha256:").strip()
     if given and given != own:

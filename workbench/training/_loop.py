@@ -5,12 +5,11 @@ Each epoch draws from a random state of its own, so that a resumed run goes on e
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,18 +21,17 @@ from workbench.dataset import Dataset
 from workbench.errors import TransformError
 from workbench.jobs import Progress
 from workbench.model import Model
+from workbench.training._checkpoint import Checkpoint
 from workbench.training._features import feature_loss, make_projections, read_pairs
 from workbench.training._losses import are_probabilities
 from workbench.training._samples import Samples
 from workbench.training._students import StudentSource, check_shapes, write_checked
 from workbench.training._teacher import Teacher, in_chunks
 from workbench.training.options import Ended, Epoch, TrainingOptions
-from workbench.workspace import replacing, writing
 
 if TYPE_CHECKING:
     import torch
 
-CHECKPOINT = "checkpoint.pt"
 _WARM_UP = 0.1  # share of the steps in which the learning rate rises
 _DECAY = 0.01  # AdamW's own default, of weights but not of biases and scales
 _LONGEST = 5.0  # norm of a gradient: one odd batch must not undo an epoch
@@ -125,10 +123,8 @@ class _Training:
         self._optimizer = torch.optim.AdamW(
             [{"params": group, "weight_decay": decay} for group, decay in zip(groups, (_DECAY, 0.0), strict=True)]
         )
-        self.epochs: list[Epoch] = []
-        self._best: Any = None
-        self._initial = _digest(self._all.state_dict())
-        self._load()
+        self._checkpoint = Checkpoint(job.folder, self._all, self._optimizer)
+        self.epochs, self._best = self._checkpoint.load()
 
     @property
     def ended(self) -> Ended | None:
@@ -199,7 +195,7 @@ class _Training:
         self.epochs.append(epoch)
         if epoch.best:
             self._best = {key: value.clone() for key, value in self._all.state_dict().items()}
-        self._save()
+        self._checkpoint.save(self.epochs, self._best)
         self._progress(number / self._options.epochs, f"{self._place(number)}: {self._measure(epoch)}")
         return epoch
 
@@ -273,36 +269,6 @@ class _Training:
             return f"R² {epoch.score:.3f}"
         return f"{'accuracy' if self._task.labelled else 'agreement'} {100 * epoch.score:.1f} %"
 
-    # --- disk ---
-
-    def _save(self) -> None:
-        import torch
-
-        path = self._job.folder / CHECKPOINT
-        content = {
-            "initial": self._initial,
-            "epochs": [asdict(epoch) for epoch in self.epochs],
-            "weights": self._all.state_dict(),
-            "best": self._best,
-            "optimizer": self._optimizer.state_dict(),
-        }
-        with writing(path), replacing(path) as temporary:
-            torch.save(content, temporary)
-
-    def _load(self) -> None:
-        """Goes on from the checkpoint, if it is whole and of a student that began with the same weights."""
-        import torch
-
-        try:
-            content = torch.load(self._job.folder / CHECKPOINT, weights_only=True)
-            if content["initial"] != self._initial:
-                return
-        except Exception:  # there is none, or bytes that are not what they should be, which raise anything
-            return
-        self._all.load_state_dict(content["weights"])
-        self._optimizer.load_state_dict(content["optimizer"])
-        self.epochs, self._best = [Epoch(**epoch) for epoch in content["epochs"]], content["best"]
-
     def finish(self, target: Path) -> Record:
         """Writes the student of the best epoch."""
         if not self.epochs:
@@ -312,11 +278,3 @@ class _Training:
         write_checked(self._student, self._job.teacher, self._job.training.take(_ROWS), target)
         best = max(epoch.number for epoch in self.epochs if epoch.best)
         return Record(tuple(self.epochs), best, self.ended or "cancelled", self._samples.teacher_score)
-
-
-def _digest(state: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in state.items():
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(np.ascontiguousarray(value.detach().numpy()).tobytes())
-    return digest.hexdigest()

@@ -19,8 +19,9 @@ from workbench.graph import summarize_graph
 from workbench.jobs import Progress, part_of, silent
 from workbench.model import Model, Step, read_model
 from workbench.options import make_options, to_builtins
+from workbench.training._checkpoint import CHECKPOINT
 from workbench.training._features import read_pairs
-from workbench.training._loop import CHECKPOINT, Job, Record, train, write_best
+from workbench.training._loop import Job, Record, train, write_best
 from workbench.training._students import FactorySource, GraphSource, StudentSource
 from workbench.training.options import Epoch, Trained, TrainingOptions
 from workbench.transforms import transform

@@ -23,7 +23,7 @@ test: .venv/frameworks browser ## every test, browser tests included
 test-heavy: .venv/frameworks ## trainings, searches and lessons that take long
 	pytest -m heavy -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
-test-serving: .venv/serving ## packages under real Triton, Prometheus, Alertmanager and kubectl, fetched first
+test-serving: .venv/serving ## packages under real Triton, Prometheus, haproxy, nginx, podman and kubectl, fetched first
 	pytest -m serving -n 0 tests/exporters tests/serving
 
 test-models: .venv/installed ## every model of ONNX's own test suites: read, opened, run, compared

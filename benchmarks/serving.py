@@ -2,8 +2,8 @@
 
 One run, in interleaved rounds: all servers are up, one at a time is loaded, and each round passes through all of them,
 so that the machine's moods fall on all alike. The same ONNX file, the same input, one thread within an inference, one
-process each, and ours in as many as the measurement before its export finds best too. The first run makes an environment
-for each peer in `.venv-peers` and fetches Triton.
+process each, and ours in as many as the measurement before its export finds best too. The first run makes an
+environment for each peer in `.venv-peers` and fetches Triton.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ from workbench.load_report import curve_text
 from workbench.measure.load import LoadStats
 from workbench.measure.sweep import Sweep, SweepPoint
 from workbench.model import Model
+from workbench.options import make_options
+from workbench.recipe import read_recipe
 from workbench.serving_measure import MeasureServingOptions, best_alone, measure_serving
 from workbench.serving_measurements import Measurements
 from workbench.serving_plan import describe_plan, plan_serving
@@ -156,6 +158,9 @@ def test_an_export_measures_first_where_it_is_asked_to(command_line: CommandLine
     assert [one["queries_per_second"] for one in kept["curve"]] == [one.queries_per_second for one in found[0]]
     plan = json.loads((folder / "package" / "provenance" / "plan.json").read_text())
     assert plan["capacity"]["source"].startswith("the most over HTTP")
+    recipe = read_recipe(folder / "package" / "provenance" / "recipe.json")
+    assert recipe.export is not None
+    assert recipe.export.measure == make_options(MeasureServingOptions, SHORT, "it")  # so a rerun measures as this did
     assert plan["capacity"]["value"] == pytest.approx(held_by(kept["service"]), rel=1e-3)
     assert json.loads((folder / "package" / "config.json").read_text())["workers"] == kept["service"]["workers"]
 

@@ -9,6 +9,7 @@ import yaml
 
 from widgets._export_measured import HERE, LOAD_TEST, Gathered
 from widgets._form import changed_options
+from workbench.options import to_builtins
 from workbench.plugins import find_plugin
 from workbench.serving_measure import MeasureServingOptions
 
@@ -27,7 +28,8 @@ def export_code(
         found: What its numbers follow from; None if there is no candidate.
     """
     origin = found.origin if found else ""
-    told = changed_options(MeasureServingOptions, found.options) if found and origin == HERE else {}
+    asked = found.measurements.options if found and origin == HERE else None
+    told = changed_options(MeasureServingOptions, to_builtins(asked)) if asked else {}
     lines = ["import workbench as wb", "", f"row = comparison[{candidate!r}]"]
     measured = "row"
     if origin == HERE:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from workbench.comparison import Row
@@ -13,28 +13,22 @@ from workbench.load_report import curve_doubts, curve_words, sweep_words
 from workbench.measure.load import LoadStats
 from workbench.measure.sweep import Sweep
 from workbench.serving_measure import best_alone
-from workbench.serving_measurements import Measurements, ServiceCapacity
+from workbench.serving_measurements import Measurements
 
 HERE, LOAD_TEST, NOWHERE = "here", "Load test", ""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A load curve or a sweep, and the engine that was loaded.
+    """What was measured of an engine under load.
 
     Attributes:
         engine: What was measured; its option `threads` does not matter.
-        curve: Latency at rising rates of arrivals.
-        sweep: Throughput over batch, threads and instances.
-        service: What the whole service takes over HTTP.
-        options: What the measurement was told, where it was made here.
+        measurements: Its curve and sweep, and what its service takes.
     """
 
     engine: Engine
-    curve: tuple[LoadStats, ...] = ()
-    sweep: Sweep | None = None
-    service: ServiceCapacity | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    measurements: Measurements
 
 
 @dataclass(frozen=True)
@@ -45,13 +39,11 @@ class Gathered:
         measurements: What was found of the candidate.
         origin: Where the curve and the sweep are from.
         words: The same in sentences, a line each.
-        options: What the measurement was told, where it was made here.
     """
 
     measurements: Measurements
     origin: str
     words: str
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def gather(
@@ -69,17 +61,18 @@ def gather(
     engine = row.candidate.engine
     own = next((one for one in reversed(here) if _same(one.engine, engine)), None)
     if own is not None:
-        found = measured_for(exporter, Measurements(row, own.curve, own.sweep, own.service))
-        return Gathered(found, HERE, "\n".join(_words(found)), own.options)
-    curve = curve if curve and _same(curve.engine, engine) and _single(curve.curve, engine) else None
-    sweep = sweep if sweep and _same(sweep.engine, engine) else None
+        found = measured_for(exporter, replace(own.measurements, row=row))
+        return Gathered(found, HERE, "\n".join(_words(found)))
+    rates = curve.measurements.curve if curve and _same(curve.engine, engine) else ()
+    rates = rates if _single(rates, engine) else ()
+    swept = sweep.measurements.sweep if sweep and _same(sweep.engine, engine) else None
     notes = []
-    if curve and sweep and sweep.sweep and not _agree(curve.curve, sweep.sweep):
-        best = best_alone(sweep.sweep)
+    if rates and swept and not _agree(rates, swept):
+        best = best_alone(swept)
         notes.append(f"The sweep is left out: its best is {best}, but the rates were measured at another division.")
-        sweep = None
-    found = Measurements(row, curve.curve if curve else (), sweep.sweep if sweep else None)
-    if curve or sweep:
+        swept = None
+    found = Measurements(row, rates, swept)
+    if rates or swept:
         return Gathered(found, LOAD_TEST, "\n".join(["From the Load test panel.", *_words(found), *notes]))
     alone = "Only single inferences were measured, in Compare: what holds under load is estimated from these."
     return Gathered(found, NOWHERE, f"{alone} Press “Measure for serving” to measure it.")

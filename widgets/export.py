@@ -26,6 +26,7 @@ from workbench.package_measure import measure_for_package
 from workbench.plugins import find_plugin, list_plugins
 from workbench.provenance import PASSWORD_VARIABLE, Verification, verify_package
 from workbench.serving_measure import MeasureServingOptions
+from workbench.serving_measurements import Measurements
 from workbench.serving_plan import ServingPlan, plan_serving
 from workbench.trial import Trial, try_package
 
@@ -207,8 +208,8 @@ class Export(Panel):
         return self.evaluation
 
     def _gather(self, row: Row) -> Gathered:
-        curve = Loaded(self.curve_engine, curve=self.curve) if self.curve_engine and self.curve else None
-        sweep = Loaded(self.sweep_engine, sweep=self.sweep) if self.sweep_engine and self.sweep else None
+        curve = Loaded(self.curve_engine, Measurements(curve=self.curve)) if self.curve_engine else None
+        sweep = Loaded(self.sweep_engine, Measurements(sweep=self.sweep)) if self.sweep_engine else None
         return gather(row, self.exporter.value, self._measured, curve, sweep)
 
     def _prepare_measuring(self) -> Work:
@@ -220,7 +221,7 @@ class Export(Panel):
         def work(progress: Progress) -> Loaded:
             kept = self.open_workspace()
             found = measure_for_package(candidate, exporter, dataset, options, workspace=kept, progress=progress)
-            return Loaded(candidate.engine, found.curve, found.sweep, found.service, options)
+            return Loaded(candidate.engine, found)
 
         return work
 

@@ -82,7 +82,8 @@ def measure_for_package(
     kept: dict[str, Any] = {"workspace": workspace, "fresh": fresh}
     own = is_own_server(exporter)
     report = part_of(progress, 0.0, _INFERENCE_SHARE if own else 1.0)
-    found = Measurements(row, *measure_serving(candidate.engine, dataset, checked, progress=report, **kept))
+    curve, swept = measure_serving(candidate.engine, dataset, checked, progress=report, **kept)
+    found = Measurements(row, curve, swept, options=checked)
     if not own:
         return found
     report = part_of(progress, _INFERENCE_SHARE, 1.0)
@@ -148,8 +149,8 @@ def _random_samples(model: Model) -> Dataset:
         return Dataset(random_feed(model, model.fixed_batch or _FEWEST_CALLERS), name="random values")
     except DatasetError:
         raise ExportError(
-            f"No samples can be made for {model.name}, and so no service of it can be tried: its inputs do not have the "
-            "same first axis.",
+            f"No samples can be made up for {model.name}, and so no service of it can be tried: its inputs do not have "
+            "the same first axis.",
             "Give every input a batch axis, or measure the inference alone, by measure_serving.",
         ) from None
 

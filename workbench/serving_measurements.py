@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from workbench.comparison import Row
 from workbench.measure.load import LoadStats
 from workbench.measure.sweep import Sweep
+from workbench.serving_measure import MeasureServingOptions
 
 COUNTED = ("threads", "instances", "workers", "samples", "requests", "cores")  # units that one of has no s
 
@@ -100,12 +101,14 @@ class Measurements:
         curve: Latency at rising rates of arrivals.
         sweep: Throughput over batch, threads and instances.
         service: What the whole service takes over HTTP.
+        options: What all but the row was measured with, where it was measured for a package: its recipe says so.
     """
 
     row: Row | None = None
     curve: tuple[LoadStats, ...] = ()
     sweep: Sweep | None = None
     service: ServiceCapacity | None = None
+    options: MeasureServingOptions | None = None
 
 
 def figure(value: float) -> str:

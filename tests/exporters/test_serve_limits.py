@@ -222,7 +222,7 @@ def test_the_code_stands_alone(name: str) -> None:
 def test_readme_has_exactly_its_placeholders() -> None:
     template = Template((TEMPLATES / "README.md").read_text())
     names = {"name", "inputs", "outputs", "candidate", "measured", "created", "python"}
-    names |= {"numbers", "key", "start", "header", "environment", "grpc", "workers", "hardware"}
+    names |= {"numbers", "key", "start", "header", "environment", "grpc", "workers", "hardware", "publish"}
     assert set(template.get_identifiers()) == names
     assert template.is_valid()
     assert "$" not in template.substitute(dict.fromkeys(names, "value"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("prometheus", "prometheus-alertmanager")
-UNPACKED = Path(sys.prefix) / "serving"  # goes with the environment
+UNPACKED = Path(sys.prefix) / "prometheus"  # goes with the environment
 _TEMPLATES = Path("usr/share/prometheus/alertmanager")  # where Debian's build looks for them, wherever it lies itself
 _START_SECONDS = 20.0
 

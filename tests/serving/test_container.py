@@ -94,7 +94,7 @@ def test_a_package_with_a_key_grpc_and_workers_serves_and_is_found_healthy(
     published = "-e http_proxy=http://127.0.0.1:9 " + " ".join(
         f"-p 127.0.0.1:{port}:{inside}" for port, inside in zip(ports, (8000, 8001), strict=True)
     )
-    run = re.sub(r"-p \S+:8000\b", published, run)
+    run = re.sub(r"-p \S+:8000 -p \S+:8001\b", published, run)
     with docker.running(run, tmp_path / "log", WORKBENCH_API_KEY=KEY) as process:
         status, answer = _infer(package, ports[0], Authorization=f"Bearer {KEY}")
         refused, metrics = _infer(package, ports[0])[0], ask(f"127.0.0.1:{ports[0]}", "GET", "/metrics")[0]

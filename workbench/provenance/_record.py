@@ -16,7 +16,6 @@ from workbench.errors import WorkbenchError
 from workbench.measure.environment import read_environment
 from workbench.options import to_builtins
 from workbench.plugins import find_plugin, list_plugins, required_versions
-from workbench.provenance._measured import measuring_of
 from workbench.serving_measurements import Measurements
 from workbench.serving_plan import ServingPlan
 
@@ -67,7 +66,7 @@ def recipe_of(origin: Origin) -> dict[str, Any]:
         "options": portable(engine.options),
     }
     export = {"exporter": origin.exporter, "options": portable(origin.options)}
-    measuring = measuring_of(origin.found)
+    measuring = to_builtins(origin.found.options)
     return {
         "model": f"{engine.model.name}.{engine.model.source}",
         "data": {"evaluation": origin.sample, "calibration": ""},

@@ -254,6 +254,7 @@ def _words(contents: Contents, options: Options, limits: Mapping[str, Derived]) 
         "header": "" if keyless else " -H 'Authorization: Bearer …'",
         "open": '"--host", "0.0.0.0", "--open"' if keyless else '"--host", "0.0.0.0"',
         "grpc": "gRPC has the port after it, or `--grpc-port`." if options.grpc else "It answers no gRPC.",
+        "publish": " -p 127.0.0.1:8001:8001" if options.grpc else "",
         "ports": "8000 8001" if options.grpc else "8000",
         "environment": "" if keyless else " -e WORKBENCH_API_KEY",
         "python": platform.python_version(),

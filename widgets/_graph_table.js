@@ -51,10 +51,12 @@ class Table {
     });
     this.scroll.addEventListener('scroll', () => this.draw());
     this.scroll.addEventListener('keydown', (event) => this.press(event));
-    this.body.addEventListener('click', (event) => {
-      const line = event.target.closest('tr[data-index]');
+    const choose = (event) => {
+      const line = event.button === 0 && event.target.closest('tr[data-index]');
       if (line) this.save('selected', this.shown[line.dataset.index][0]);
-    });
+    };
+    // A row that is drawn again before the button is released gets no click; what reads the screen aloud sends only that.
+    for (const type of ['mousedown', 'click']) this.body.addEventListener(type, choose);
     this.listeners = {
       'change:_rows': () => this.load(),
       'change:query': () => this.filter(),

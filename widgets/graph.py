@@ -210,9 +210,10 @@ class Graph(Static):
         else:
             self.other_view.clear()
             self.nodes.query = ""
+            wanted = self.selected_node  # which the table's new rows take away
             self.nodes.show(NODE_COLUMNS, node_rows(self._summary))
-            if self.selected_node in {node.name for node in self._summary.nodes}:
-                self._go(self.selected_node)
+            if wanted in {node.name for node in self._summary.nodes}:
+                self._go(wanted)
             self.operators.show(OPERATOR_COLUMNS, operator_rows(self._summary))
             text = f"{facts_line(self._summary)} · {format_size(model.size_bytes / 1e6)} on disk"
         warning = _markup.warning(self.warning) if self.warning and model == self.model else ""

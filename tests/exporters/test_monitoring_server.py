@@ -25,7 +25,7 @@ from workbench.serving_measurements import Derived
 pytestmark = pytest.mark.serving
 
 WITHIN = 60.0  # seconds in which an alert must be at the webhook
-SLOW_SECONDS = 0.8  # of processor time
+SLOW_SECONDS = 0.3  # of processor time; above the limit, and short enough to be more than one request in a hundred
 QUEUE, INSTANCES = 4, 3
 BUSY = {"WorkbenchDown"}  # rightly called where the machine is too busy for a scrape in its second
 X_RANGE = InputRange("x", mean=0.25, deviation=0.5, sample_deviation=0.5, low=-1, high=1, samples=100)
@@ -33,7 +33,7 @@ USUAL = replace(
     PLAN,
     queue=Derived(QUEUE, "requests", "small, to be overrun"),
     buckets_ms=(1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500),
-    alert_p99_ms=Derived(500, "ms", "what the usual requests stay below on a busy machine too"),
+    alert_p99_ms=Derived(250, "ms", "what the usual requests stay below on a busy machine too"),
     inputs=(X_RANGE,),
 )
 
@@ -136,7 +136,7 @@ def test_a_busy_healthy_server_calls_nobody(live: Live) -> None:
         pytest.fail(f"{rate['value'][1]} a second where {counted} were counted")
     assert {message.name for message in live.webhook.messages} <= BUSY
     assert set(live.load.answers) == {200}
-    assert 0 < float(p50["value"][1]) < 0.5
+    assert 0 < float(p50["value"][1]) < 0.25
     assert float(failed["value"][1]) == 0
 
 

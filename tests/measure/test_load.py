@@ -117,8 +117,10 @@ def test_callers_may_share_one_runner(digits: Model, callers: str, threads: int,
     stats = measure_load(engine, options)
 
     assert (stats.callers, stats.instances, stats.threads) == (callers, 2, threads)
-    assert stats.completed > 2
-    if pattern == "closed":
+    if stats.offered_per_second is not None:  # some share of what the warm-up got through, little on a busy machine
+        assert stats.completed == round(stats.offered_per_second * 0.4) > 0
+    else:
+        assert stats.completed > 2
         mean, fewest = under_way(stats)
         assert fewest <= mean <= 2 * 1.000001
     assert stats.placement.keys() == {"CPUExecutionProvider"}

@@ -60,6 +60,16 @@ def test_a_click_on_a_row_goes_to_the_node_and_back(panel: Graph) -> None:
     assert panel.nodes.selected == panel.selected_node == "stem/relu"
 
 
+def test_a_chosen_node_stays_chosen_in_another_graph_that_has_it(panel: Graph) -> None:
+    panel.nodes.selected = "widen/conv"
+    panel.show("half")
+    assert panel.nodes.selected == panel.selected_node == panel.view.focus == "widen/conv"
+
+    panel.nodes.selected = rows(panel.nodes)[0][0]  # a cast that the original lacks
+    panel.show("original")
+    assert panel.nodes.selected == panel.selected_node == ""
+
+
 def test_search_and_operators_filter_table_and_graph(panel: Graph) -> None:
     panel.operators.selected = "Relu"
     assert panel.nodes.query == panel.view.query == "Relu"

@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,23 @@ class Splitter:
             return ask(address, "POST", PATH, self.body)[0]
         except OSError:
             return 502
+
+
+@dataclass
+class GrpcSplitter(Splitter):
+    """The same over gRPC alone."""
+
+    grpc: Mapping[str, str] = field(default_factory=dict)  # addresses for gRPC by those for HTTP
+
+    def _ask(self, address: str) -> int:
+        from tests.serving.grpc_callers import asking, grpc, grpc_request
+
+        with asking(self.grpc[address]) as call:
+            try:
+                call(grpc_request(2))
+            except grpc.RpcError:
+                return 502
+        return 200
 
 
 def settings_of(stable: str, canary: str) -> CanaryFile:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.canary.splitting import LIMITS, PATIENT, Splitter, go
+from tests.canary.splitting import LIMITS, PATIENT, GrpcSplitter, Splitter, go
 from tests.serving.proxies import (
     Service,
     export_failing_version,
     export_renamed_version,
     export_version,
     free_port,
+    free_ports,
     running_service,
 )
 from workbench.canary import CanaryStep
@@ -34,6 +35,25 @@ def test_a_canary_that_fails_is_rolled_back_and_no_caller_notices(stable: str, s
     assert "requests failed (100.0%); the limit is 1.0%; nobody reaches it any more" in result.verdict
     assert result.steps[-1].seconds < PATIENT.seconds / 2  # at once, not at the end of the step
     assert result.steps[-1].outcome == "breached"
+    assert set(splitter.statuses) == {200}
+
+
+def test_a_canary_that_fails_over_grpc_alone_is_rolled_back(sample: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("grpc")
+    good = export_version(tmp_path / "good", "1", sample, grpc=True)
+    bad = export_failing_version(tmp_path / "bad", "2", sample, grpc=True)
+    *ports, first, second = free_ports(4)
+    with (
+        running_service(good, ports[0], grpc=first) as stable,
+        running_service(bad, ports[1], grpc=second) as canary,
+    ):
+        grpc = {stable.address: f"127.0.0.1:{first}", canary.address: f"127.0.0.1:{second}"}
+        with GrpcSplitter(stable.address, canary.address, grpc=grpc).calling() as splitter:
+            result = go(splitter, tmp_path, PATIENT)
+
+    assert (result.phase, splitter.weight) == ("rolled_back", Weight(0.0, False))
+    assert "requests failed (100.0%); the limit is 1.0%" in result.verdict
+    assert result.steps[-1].stable.requests > 0
     assert set(splitter.statuses) == {200}
 
 

@@ -93,4 +93,7 @@ def test_nobody_is_sent_to_what_is_not_there(stable: str, canary: Service, sampl
     wrong = replace(settings_of(stable, canary.address), model="digits")
     with pytest.raises(ServiceError, match="serves looper, not digits"):
         Run(wrong, QUICK, other, tmp_path, "", lambda share, words: None, lambda step: None).go()
+    deaf = replace(settings_of(stable, canary.address), canary_grpc=f"127.0.0.1:{free_port()}")
+    with pytest.raises(ServiceError, match=r"takes no gRPC at 127.0.0.1:\d+ \(Connection refused\)"):
+        Run(deaf, QUICK, other, tmp_path, "", lambda share, words: None, lambda step: None).go()
     assert other.weights == []

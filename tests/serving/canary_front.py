@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.serving.proxies import Callers, Service, ask, free_port, running_service
+from tests.serving.proxies import Callers, Service, ask, free_ports, running_service
 from workbench.backends import build_engine
 from workbench.canary import run_proxy
 from workbench.canary._proxy import Weight, open_proxy, read_package_settings
@@ -30,6 +31,7 @@ class Front:
     body: bytes
     stable: Service
     canary: Service
+    listen_grpc: str = ""
 
     @property
     def path(self) -> str:
@@ -58,11 +60,15 @@ def standing(
     body: bytes,
     sample: Dataset,
     workers: int = 1,
+    *,
+    grpc: bool = False,
     **options: Any,
 ) -> Iterator[Front]:
-    """Two services and the proxy before them."""
-    ports = [free_port() for _ in range(3)]
-    addresses = dict(zip(("stable", "canary", "listen"), (f"127.0.0.1:{port}" for port in ports), strict=True))
+    """Two services and the proxy before them, for gRPC too if they answer it."""
+    names = ("stable", "canary", "listen", *(("stable_grpc", "canary_grpc", "listen_grpc") if grpc else ()))
+    ports = free_ports(len(names))
+    addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
+    first_grpc, second_grpc = ports[3:5] if grpc else (None, None)
     model = next(canary.directory.rglob("*.onnx"))
     named = folder / "model" / f"{canary.name}.onnx"
     named.parent.mkdir(parents=True)
@@ -75,8 +81,15 @@ def standing(
         directory=folder / "package",
     )
     with (
-        running_service(stable, ports[0], workers) as first,
-        running_service(canary, ports[1]) as second,
+        running_service(stable, ports[0], workers, grpc=first_grpc) as first,
+        running_service(canary, ports[1], grpc=second_grpc) as second,
         run_proxy(package) as run,
     ):
-        yield Front(package, run, addresses["listen"], body, first, second)
+        yield Front(package, run, addresses["listen"], body, first, second, addresses.get("listen_grpc", ""))
+
+
+def readme_commands(package: Path) -> tuple[str, str]:
+    """The README's commands that start the proxy and that take the callers from the canary."""
+    sections = re.findall(r"^((?: {4}\S.*\n)+)", (package / "README.md").read_text(), re.M)
+    start = next(section for section in sections if section.lstrip().startswith("run="))
+    return start, next(section for section in sections if "PWD-run" in section and section is not start)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,12 @@ def free_port() -> int:
         return port
 
 
+def free_ports(count: int) -> list[int]:
+    """Different ones: all are held until the last is found."""
+    with contextlib.ExitStack() as held:
+        return [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
+
+
 def export_version(folder: Path, version: str, sample: Dataset, *, steps: int = 1, **options: Any) -> Package:
     """A version of the small model whose requests take as long as so many steps; exported as a user would."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +115,7 @@ class Service:
 
     process: subprocess.Popen[bytes]
     port: int
+    grpc: int | None = None
 
     def workers(self) -> list[int]:
         """The processes that answer, where there are several."""
@@ -127,14 +134,16 @@ class Service:
 
 
 @contextlib.contextmanager
-def running_service(package: Package, port: int, workers: int = 1) -> Iterator[Service]:
+def running_service(package: Package, port: int, workers: int = 1, *, grpc: int | None = None) -> Iterator[Service]:
     """Runs a package's server until the block ends; unlike `serve_package`, a test may kill it."""
     command = [sys.executable, "serve.py", "--port", str(port), "--workers", str(workers)]
+    if grpc is not None:
+        command += ["--grpc-port", str(grpc)]
     with (
         (package.directory.parent / f"{package.directory.name}.log").open("wb") as log,
         subprocess.Popen(command, cwd=package.directory, stderr=log, stdout=log, start_new_session=True) as process,
     ):
-        service = Service(process, port)
+        service = Service(process, port, grpc)
         try:
             wait_until_ready(service.address)
             yield service
@@ -214,22 +223,34 @@ class Callers:
             time.sleep(0.02)
 
     def _call(self) -> None:
-        connection = http.client.HTTPConnection(self.address, timeout=30)
         headers = {"Content-Type": "application/json", **self.headers}
+        with contextlib.closing(http.client.HTTPConnection(self.address, timeout=30)) as connection:
+
+            def ask() -> tuple[str, str]:
+                try:
+                    connection.request("POST", self.path, self.body, headers)
+                    response = connection.getresponse()
+                    body = response.read()
+                except (OSError, http.client.HTTPException):
+                    connection.close()
+                    raise
+                return str(response.status), json.loads(body)["model_version"] if response.status == 200 else ""
+
+            self._repeat(ask, OSError, http.client.HTTPException)
+
+    def _repeat(self, ask: Callable[[], tuple[str, str]], *lost: type[Exception]) -> None:
+        """Asks until it is over, and counts what came: a status and a version, or one of these errors."""
         while not self._stop.is_set():
             begun, version = time.monotonic(), ""
             try:
-                connection.request("POST", self.path, self.body, headers)
-                response = connection.getresponse()
-                body, status = response.read(), str(response.status)
-                if response.status == 200:
-                    version = json.loads(body)["model_version"]
-            except (OSError, http.client.HTTPException) as error:
-                status = f"{type(error).__name__}: {error}"
-                connection.close()
+                status, version = ask()
+            except lost as error:
+                status = self._describe(error)
             with self._lock:
                 self.statuses[status] += 1
                 self.versions[version] += 1
                 self.slowest = max(self.slowest, time.monotonic() - begun)
             time.sleep(self.pause)
-        connection.close()
+
+    def _describe(self, error: Exception) -> str:
+        return f"{type(error).__name__}: {error}"

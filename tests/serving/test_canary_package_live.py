@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.canary_front import standing
+from tests.serving.canary_front import readme_commands, standing
 from tests.serving.proxies import (
     PROGRAMS,
     ask,
@@ -129,6 +129,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"sticky": False, "weight": 100},
     {"stable": "[::1]:8000", "listen": "[::1]:8080", "body_megabytes": 2000},
     {"listen": "0.0.0.0:8080", "open": True, "weight": 1},
+    {"listen_grpc": "127.0.0.1:9080", "stable_grpc": "127.0.0.1:9000", "canary_grpc": "localhost:9001"},
+    {"listen_grpc": "[::1]:9080", "stable_grpc": "[::1]:9000", "canary_grpc": "[::1]:9001", "stable": "[::1]:8000"},
 ]
 
 
@@ -177,7 +179,7 @@ def test_the_readmes_commands_run_as_another_user_on_a_read_only_package(
         if os.getuid() == 0:
             os.chown(folder, 65534, 65534)
             user = {"user": 65534, "group": 65534}
-        start, back = _start_and_roll_back(package)
+        start, back = readme_commands(package)
         environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin"}
         with subprocess.Popen(
             ["bash", "-ec", start.replace("\n    ha", "\n    exec ha").replace("\n    ng", "\n    exec ng")],
@@ -213,7 +215,7 @@ def test_who_rolls_back_by_hand_as_the_readme_says_sees_the_callers_leave_the_ca
 ) -> None:
     with digits_front(proxy, weight=50) as front:
         before = Counter(front.ask()[0] for _ in range(40))
-        _, back = _start_and_roll_back(front.package.directory)
+        _, back = readme_commands(front.package.directory)
         ended = subprocess.run(
             ["bash", "-ec", back], cwd=front.package.directory, capture_output=True, text=True, check=False
         )
@@ -227,13 +229,6 @@ def test_who_rolls_back_by_hand_as_the_readme_says_sees_the_callers_leave_the_ca
     assert after == {"1": 40}
     assert asked_for == "1"
     assert anew == 0
-
-
-def _start_and_roll_back(package: Path) -> tuple[str, str]:
-    """The README's commands that start the proxy and that take the callers from the canary."""
-    sections = re.findall(r"^((?: {4}\S.*\n)+)", (package / "README.md").read_text(), re.M)
-    start = next(section for section in sections if section.lstrip().startswith("run="))
-    return start, next(section for section in sections if "PWD-run" in section and section is not start)
 
 
 def _reads(package: Path) -> bool:

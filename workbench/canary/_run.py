@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -134,6 +135,15 @@ class Run:
                 fault = str(error) or type(error).__name__
         if fault:
             raise ServiceError(f"The canary at {self._settings.canary} is not ready ({fault}).", "See its log.")
+        if grpc := self._settings.canary_grpc:  # else the stable version would answer for it, and nobody would notice
+            host, _, port = grpc.rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            except OSError as error:
+                reason = error.strerror or str(error) or type(error).__name__
+                raise ServiceError(
+                    f"The canary takes no gRPC at {grpc} ({reason}).", "Start it with gRPC at that port."
+                ) from None
 
     def _hold(self, weight: Weight, number: int, total: int) -> None:
         """Lets one weight hold until it is judged.

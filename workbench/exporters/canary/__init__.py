@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import textwrap
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ from typing import Annotated, Any, Literal
 from workbench.errors import OptionsError
 from workbench.exporters import Contents
 from workbench.exporters._parts import BodyMegabytes, common_words, datatype, write_json, write_samples
+from workbench.exporters.canary.addresses import check_addresses
+from workbench.exporters.canary.grpc_words import grpc_words
 from workbench.exporters.canary.settings import (
     STEPS,
     CanaryFile,
@@ -31,13 +32,13 @@ OWN_SERVER = True
 
 SETTINGS = "canary.json"
 
-_ADDRESS = r"([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})"
+_GRPC = ("listen_grpc", "stable_grpc", "canary_grpc")
 _COOKIE = "Path=/v2; HttpOnly; SameSite=Lax"
 _FAILURES = (
     "What the canary cannot answer (no connection, no answer in time, a status of 500 or above) is answered by the "
     "stable version, so that a canary that fails or is killed costs nobody an answer."
 )
-_PATHS = "Only paths under `/v2` are passed on: `/metrics` is not, nor is gRPC."
+_PATHS = "Only paths under `/v2` are passed on: `/metrics` is not$nor_grpc."
 _HAPROXY = {
     "start": ('run="$PWD-run"; mkdir -p -m 700 "$run"', 'haproxy -W -db -C "$run" -f "$PWD/haproxy.cfg"'),
     "roll_back": (
@@ -90,6 +91,13 @@ class Options:
     ] = True
     version: Annotated[str, option("Version that the canary is served as.", example="2")] = "2"
     body_megabytes: BodyMegabytes = None
+    stable_grpc: Annotated[
+        str, option("Where the stable version answers gRPC; empty: gRPC is not split.", example="127.0.0.1:9000")
+    ] = ""
+    canary_grpc: Annotated[str, option("Where the candidate's service does.", example="127.0.0.1:9001")] = ""
+    listen_grpc: Annotated[
+        str, option("Where callers ask over gRPC; all three are given, or none.", example="127.0.0.1:9080")
+    ] = ""
 
 
 def export(contents: Contents, options: Options, directory: Path) -> None:
@@ -112,39 +120,18 @@ def export(contents: Contents, options: Options, directory: Path) -> None:
         text = Template((templates / name).read_text(encoding="utf-8")).substitute(words)
         (directory / name).write_text(text, encoding="utf-8")
     addresses = (options.listen, options.stable, options.canary)
-    about = CanaryFile(contents.name, options.proxy, *addresses, options.weight, STEPS, limits)
+    about = CanaryFile(contents.name, options.proxy, *addresses, options.weight, STEPS, limits, **_grpc(options))
     write_json(directory / SETTINGS, asdict(about))
 
 
 def _check(options: Options) -> None:
-    for name in ("listen", "stable", "canary"):
-        value = getattr(options, name)
-        found = re.fullmatch(_ADDRESS, value)
-        if not found or not 0 < int(found[2]) < 65_536:
-            raise OptionsError(f"exporter canary cannot take {name} = {value!r:.80}.", "Write host:port.")
-    if len({options.listen, options.stable, options.canary}) < 3:
-        raise OptionsError(
-            "exporter canary needs three addresses, and two of them are the same.",
-            "Start the two versions on ports of their own, and let the proxy listen on a third.",
-        )
-    if not options.open and not _is_local(options.listen):
-        raise OptionsError(
-            f"Whoever reaches {options.listen} could use both versions.",
-            "Listen on 127.0.0.1, or say `open` if the services want a key or something else keeps strangers out.",
-        )
+    http = {name: getattr(options, name) for name in ("listen", "stable", "canary")}
+    check_addresses(http, _grpc(options), open_to_others=options.open)
     if not re.fullmatch(r"[A-Za-z0-9._-]+", options.version):
         raise OptionsError(
             f"exporter canary cannot take version = {options.version!r:.80}.",
             "Take letters, digits, dots, hyphens and underscores.",
         )
-
-
-def _is_local(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _words(contents: Contents, options: Options, proxy: ProxySettings, limits: CanarySettings) -> Mapping[str, Any]:
@@ -156,7 +143,9 @@ def _words(contents: Contents, options: Options, proxy: ProxySettings, limits: C
     ]
     share = f" $(seq 0 {options.weight - 1})" if options.weight else ""
     about = _HAPROXY if options.proxy == "haproxy" else _NGINX
-    return {
+    nor_grpc = "" if options.listen_grpc else ", nor is gRPC"
+    failures = Template(" ".join((_FAILURES, *about["failures"], _PATHS))).substitute(numbers, nor_grpc=nor_grpc)
+    words = {
         **common_words(contents),
         **numbers,
         **sources,
@@ -177,11 +166,16 @@ def _words(contents: Contents, options: Options, proxy: ProxySettings, limits: C
         "start": "\n".join(f"    {line}" for line in about["start"]).replace("$share", share),
         "numbers_of_callers": _numbers(),
         "roll_back": "\n".join(f"    {line}" for line in about["roll_back"]),
-        "failures": textwrap.fill(Template(" ".join((_FAILURES, *about["failures"], _PATHS))).substitute(numbers), 120),
+        "failures": textwrap.fill(failures, 120),
         "sticky": textwrap.fill(_about_callers(options), 120),
         "open": " **It listens to other machines:** keys are up to the services." if options.open else "",
         "numbers": "\n".join(f"| {name} | {value} | {source} |" for name, value, source in rows),
     }
+    return {**words, **grpc_words(options.proxy, _grpc(options), words)}
+
+
+def _grpc(options: Options) -> dict[str, str]:
+    return {name: getattr(options, name) for name in _GRPC}
 
 
 def _clause(number: Derived) -> str:

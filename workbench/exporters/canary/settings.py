@@ -166,6 +166,9 @@ class CanaryFile:
         start_percent: Weight that the proxy starts with, %.
         steps_percent: Weights in order, %.
         limits: When a step is judged, and when it is a breach.
+        listen_grpc: Address that callers ask over gRPC; empty if it is not split.
+        stable_grpc: The stable version's address for gRPC.
+        canary_grpc: The canary's.
     """
 
     model: str
@@ -176,3 +179,6 @@ class CanaryFile:
     start_percent: int
     steps_percent: tuple[int, ...]
     limits: CanarySettings
+    listen_grpc: str = ""
+    stable_grpc: str = ""
+    canary_grpc: str = ""

@@ -60,7 +60,10 @@ def test_the_fewest_workers_that_get_through_nearly_as_much_as_any_are_taken(ser
 
 
 def test_the_latencies_are_those_at_the_planned_rate(service: ServiceCapacity) -> None:
-    assert service.rate == pytest.approx(0.7 * service.queries_per_second)
+    lower = [0.7**number * service.queries_per_second for number in (1, 2, 3, 4)]  # the first that was kept up with
+    assert any(service.rate == pytest.approx(rate) for rate in lower)
+    assert service.kept_up or service.rate == pytest.approx(lower[-1])
+    assert {check.name for check in service.trust.checks} >= {"answers", "sender", "noise", "other load", "clock"}
     assert 0 < service.p50_ms <= service.p99_ms
     assert 30 < service.memory_mb < 4000
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.conftest import ModelFile
 from tests.loads import load_of, point_of, sweep_of
 from tests.made import latency_of, near
 from workbench.backends import build_engine
 from workbench.comparison import Candidate, Row
 from workbench.dataset import Dataset
+from workbench.importers import load_model
 from workbench.measure.sweep import SweepPoint
+from workbench.measure.trust import Check, Trust
 from workbench.model import Model
 from workbench.serving_measurements import Derived, Measurements, ServiceCapacity, ServiceTrial
 from workbench.serving_plan import describe_plan, plan_serving
@@ -78,7 +82,7 @@ def test_capacity_latency_and_memory_are_those_at_the_knee(candidate: Candidate)
     assert plan.alert_p99_ms.value == 15
     assert plan.request_seconds.value == 1  # 20 × 5 ms is less
     assert plan.queue.value == 300
-    assert plan.memory_mb == Derived(192, "MB", "1.5 × the peak of 120 MB")
+    assert plan.memory_mb == Derived(192, "MB", "1.5 × the peak of 120 MB, in steps of 64 MB")
 
 
 def test_the_longest_time_for_a_request_grows_with_the_latency(candidate: Candidate) -> None:
@@ -95,6 +99,7 @@ def test_a_tiny_model_leaves_http_its_time_before_somebody_is_called(candidate: 
     assert plan.buckets_ms[-1] >= 20  # so that the histogram tells what lies above
 
 
+WANTED = ", and 20 % are asked for"
 SERVICE = ServiceCapacity(
     trials=(ServiceTrial(1, 1000.0), ServiceTrial(2, 1800.0), ServiceTrial(4, 1900.0)),
     workers=2,
@@ -102,6 +107,8 @@ SERVICE = ServiceCapacity(
     rate=1260.0,
     p50_ms=2.0,
     p99_ms=9.0,
+    completed=1260,
+    whole_tail=True,
     kept_up=True,
     memory_mb=300.0,
     cores=4,
@@ -134,8 +141,14 @@ def test_workers_do_not_take_more_cores_than_they_were_measured_on(candidate: Ca
     ("trials", "source"),
     [
         ((ServiceTrial(1, 1000.0),), "one gets through nearly all that the inference does"),
-        ((ServiceTrial(1, 1000.0), ServiceTrial(2, 1100.0)), "more workers gain 10 % at most over HTTP"),
-        ((ServiceTrial(1, 1000.0), ServiceTrial(2, 800.0)), "more workers gain 0 % at most over HTTP"),
+        (
+            (ServiceTrial(1, 1000.0), ServiceTrial(2, 1100.0)),
+            f"more workers gain 10 % at most over HTTP{WANTED}",
+        ),
+        (
+            (ServiceTrial(1, 1000.0), ServiceTrial(2, 800.0)),
+            f"more workers gain 0 % at most over HTTP{WANTED}",
+        ),
     ],
 )
 def test_one_worker_is_enough_where_more_gain_little(
@@ -145,6 +158,35 @@ def test_one_worker_is_enough_where_more_gain_little(
 
     assert plan.workers == Derived(1, "workers", source)
     assert plan.capacity.value == 1000
+
+
+def test_a_replica_is_planned_for_no_more_than_it_kept_up_with(candidate: Candidate) -> None:
+    plan = plan_serving(candidate, Measurements(service=replace(SERVICE, rate=882.0)))
+    assert plan.capacity.value == 1800
+    assert plan.rate_per_replica.value == 882
+    assert (
+        plan.rate_per_replica.source == "the highest rate of arrivals at random, of those tried, that it kept up with"
+    )
+
+
+def test_a_tail_of_few_requests_is_no_99th_percentile(candidate: Candidate) -> None:
+    few = replace(SERVICE, completed=80, whole_tail=False)
+    assert plan_serving(candidate, Measurements(service=few)).p99_ms.source.startswith("the slowest of 80, measured")
+
+    curve = (load_of(100, 4.0, p99=None, worst_ms=7.0),)
+    tail = plan_serving(candidate, Measurements(None, curve)).p99_ms
+    assert (tail.value, tail.source) == (7, "the slowest of 100, measured at the knee, 100 queries/s")
+
+
+def test_what_speaks_against_the_measurement_is_said(candidate: Candidate) -> None:
+    busy = replace(SERVICE, trust=Trust((Check("other load", "doubt", "other processes took 50 % of the processors"),)))
+    assert "on a busy machine: measure again" in plan_serving(candidate, Measurements(service=busy)).p50_ms.source
+    assert str(busy).endswith("○ Measure again before you trust this: other processes took 50 % of the processors.")
+
+
+def test_a_fixed_batch_is_no_choice(model_file: ModelFile, tmp_path: Path) -> None:
+    fixed = Candidate("fixed", build_engine(load_model(model_file(tmp_path / "four.onnx", batch=4))))
+    assert plan_serving(fixed).max_batch == Derived(1, "samples", "off, as the model's batch is fixed at 4")
 
 
 def test_a_rate_that_was_not_kept_up_with_is_said(candidate: Candidate) -> None:
@@ -164,14 +206,17 @@ def test_batches_are_put_together_only_where_that_pays(candidate: Candidate) -> 
 
     flat = sweep_of(point_of(1, 400, 5.0), point_of(4, 448, 20.0))
     plan = plan_serving(candidate, Measurements(None, CURVE, flat))
-    assert (plan.max_batch.value, plan.max_batch.source) == (1, "off: batches gain 12 % at most")
+    assert (plan.max_batch.value, plan.max_batch.source) == (
+        1,
+        f"off: batches gain 12 % at most{WANTED}",
+    )
     assert plan.batch_wait_ms.value == 0
 
 
 def test_with_a_row_alone_the_rest_follows_from_one_caller(candidate: Candidate) -> None:
     plan = plan_serving(candidate, Measurements(row_of(candidate, 4.0, 6.0)))
 
-    assert plan.capacity == Derived(250, "queries/s", "4 ms a query, one after the other")
+    assert plan.capacity == Derived(250, "queries/s", "4 ms a query, one after the other, of the inference alone")
     assert (plan.p50_ms.value, plan.p99_ms.value, plan.alert_p99_ms.value) == (4, 6, 18)
     assert plan.memory_mb.value == 128  # 1.5 × 50 MB, in steps of 64
     assert (plan.max_batch.value, plan.max_batch.measured) == (1, False)

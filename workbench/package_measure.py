@@ -20,14 +20,17 @@ from workbench.engine import random_feed
 from workbench.errors import DatasetError, ExportError, ServiceError
 from workbench.exporters import Package, check_backend, export_package, is_own_server
 from workbench.jobs import Progress, part_of, silent
+from workbench.measure._checks import check_machine
 from workbench.measure.environment import read_environment
 from workbench.measure.load import LoadStats
+from workbench.measure.machine import ConditionsWatch
+from workbench.measure.trust import Trust
 from workbench.model import Model
 from workbench.options import make_options, to_builtins
 from workbench.service.load import load_service
 from workbench.service.metrics import between, read_service
 from workbench.serving_measure import MeasureServingOptions, measure_serving
-from workbench.serving_measurements import Measurements, ServiceCapacity, ServiceTrial
+from workbench.serving_measurements import Measurements, ServiceCapacity, ServiceTrial, figure
 from workbench.serving_plan import ServingPlan, plan_serving
 from workbench.trial import Serving, serve_package
 from workbench.workspace import Workspace
@@ -37,7 +40,8 @@ _CALLERS_PER_CORE = 4
 _FEWEST_CALLERS = 8
 _WARMUP_S = 0.3
 _ANSWERS_PER_CALLER = 5  # at least, in each round
-_LATENCIES = 500  # at least, for a 99th percentile
+_LATENCIES = 600  # at least, for a 99th percentile
+_RATES = 4  # tried, each lower, until one is kept up with
 _LONGEST_ROUND_S = 10.0  # of a slow model
 _LONGEST_S = 30.0  # for its latencies
 _DECIDING = ("threads", "instances", "max_batch", "batch_wait_ms", "capacity")  # what a service's speed depends on
@@ -181,6 +185,7 @@ class _Services:
 
     def measure(self, progress: Progress) -> ServiceCapacity:
         """Tries one worker, then more where that can help, then the best at the planned rate."""
+        watch, begun = ConditionsWatch(), sum(os.times()[2:4])  # the processes that are begun here are children of this
         with contextlib.ExitStack() as stack:
             self._load_in_turns(stack, [1], part_of(progress, 0.0, 0.3))
             if LEAST_GAIN * self._rate(1) < self._plan.capacity.value:
@@ -189,22 +194,36 @@ class _Services:
             most = max(trial.queries_per_second for trial in trials)
             chosen = next(one for one in trials if LEAST_GAIN * one.queries_per_second >= most)
             url = self._running[chosen.workers].url
-            rate = max(0.1, SHARE_OF_CAPACITY * chosen.queries_per_second)
-            seconds = max(self._seconds, min(_LATENCIES / rate, _LONGEST_S))
             before = read_service(url)
-            arriving = {"pattern": "poisson", "rate": rate, "seconds": seconds}
-            stats = self._load(chosen.workers, arriving, part_of(progress, 0.8, 1.0))
-            return ServiceCapacity(
-                trials=trials,
-                workers=chosen.workers,
-                connections=self._callers,
-                rate=rate,
-                p50_ms=stats.p50.value if stats.p50 else stats.mean_ms,
-                p99_ms=stats.tail_ms,
-                kept_up=stats.kept_up,
-                memory_mb=between(before, read_service(url)).memory_mb,
-                cores=self._cores,
-            )
+            rate, stats = self._hold(chosen, part_of(progress, 0.8, 1.0))
+            memory_mb = between(before, read_service(url)).memory_mb
+        conditions = watch.finish(sum(os.times()[2:4]) - begun)
+        return ServiceCapacity(
+            trials=trials,
+            workers=chosen.workers,
+            connections=self._callers,
+            rate=rate,
+            p50_ms=stats.p50.value if stats.p50 else stats.mean_ms,
+            p99_ms=stats.tail_ms,
+            completed=stats.completed,
+            whole_tail=stats.p99 is not None,
+            kept_up=stats.kept_up,
+            memory_mb=memory_mb,
+            cores=self._cores,
+            trust=Trust((*stats.trust.checks, *check_machine(conditions))),
+        )
+
+    def _hold(self, chosen: ServiceTrial, progress: Progress) -> tuple[float, LoadStats]:
+        """Looks for a rate that it keeps up with: what a replica is planned for, or less where that is too much."""
+        rate = SHARE_OF_CAPACITY * chosen.queries_per_second
+        for attempt in range(_RATES):
+            rate = max(0.1, rate if attempt == 0 else SHARE_OF_CAPACITY * rate)
+            seconds = max(self._seconds, min(_LATENCIES / rate, _LONGEST_S))
+            report = part_of(progress, attempt / _RATES, (attempt + 1) / _RATES, f"{figure(rate)} arrivals/s: ")
+            stats = self._load(chosen.workers, {"pattern": "poisson", "rate": rate, "seconds": seconds}, report)
+            if stats.kept_up:
+                break
+        return rate, stats
 
     def _load_in_turns(self, stack: contextlib.ExitStack, counts: Sequence[int], progress: Progress) -> None:
         """Measures every number of workers as often as asked, one after the other, round by round."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from workbench.comparison import Row
 from workbench.measure.load import LoadStats
 from workbench.measure.sweep import Sweep
+from workbench.measure.trust import Trust
 from workbench.serving_measure import MeasureServingOptions
 
 COUNTED = ("threads", "instances", "workers", "samples", "requests", "cores")  # units that one of has no s
@@ -35,7 +36,8 @@ class Derived:
     def counted(self) -> str:
         """The value with its unit: one thread, two threads."""
         unit = self.unit[:-1] if self.value == 1 and self.unit in COUNTED else self.unit
-        return f"{self.value:g} {unit}".strip()
+        value = f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:g}"
+        return f"{value} {unit}".strip()
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,13 @@ class ServiceCapacity:
         connections: Callers at once.
         rate: Arrivals per second at which the latencies were measured.
         p50_ms: Median latency at that rate, as the caller sees it.
-        p99_ms: 99th percentile of it.
+        p99_ms: 99th percentile of it; the slowest, where there were too few requests for one.
+        completed: Requests that these were found of.
+        whole_tail: Whether they were enough for a 99th percentile.
         kept_up: Whether the service kept up with that rate.
         memory_mb: Resident memory of all its processes after that, MB.
         cores: Cores of the machine.
+        trust: What was checked of that.
     """
 
     trials: tuple[ServiceTrial, ...]
@@ -73,9 +78,12 @@ class ServiceCapacity:
     rate: float
     p50_ms: float
     p99_ms: float
+    completed: int
+    whole_tail: bool
     kept_up: bool
     memory_mb: float
     cores: int
+    trust: Trust = field(default_factory=Trust)
 
     @property
     def queries_per_second(self) -> float:
@@ -86,9 +94,13 @@ class ServiceCapacity:
         tried = ", ".join(f"{figure(one.queries_per_second)}/s with {one.workers}" for one in self.trials)
         noun = "worker" if self.trials[-1].workers == 1 else "workers"
         slow = "" if self.kept_up else ", which it did not keep up with"
+        tail = "p99" if self.whole_tail else f"the slowest of {self.completed:,}"
+        doubts = (
+            f" ○ Measure again before you trust this: {'; '.join(self.trust.caveats)}." if self.trust.caveats else ""
+        )
         return (
             f"Over HTTP, {self.connections} callers on the same {self.cores} cores: {tried} {noun}; at "
-            f"{figure(self.rate)}/s{slow}, p50 {figure(self.p50_ms)} ms and p99 {figure(self.p99_ms)} ms."
+            f"{figure(self.rate)}/s{slow}, p50 {figure(self.p50_ms)} ms and {tail} {figure(self.p99_ms)} ms.{doubts}"
         )
 
 

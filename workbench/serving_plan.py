@@ -79,7 +79,7 @@ def plan_serving(
     workers = derive.workers(found.service)
     p50, p99 = derive.latencies(found)
     capacity = derive.capacity(found, instances)
-    batch, wait = derive.batching(found)
+    batch, wait = derive.batching(candidate, found)
     buckets, buckets_source = derive.buckets(p50, p99)
     return ServingPlan(
         threads=threads,
@@ -90,7 +90,7 @@ def plan_serving(
         queue=derive.queue(capacity, instances, workers),
         request_seconds=derive.request_seconds(p99),
         capacity=capacity,
-        rate_per_replica=derive.rate_per_replica(capacity),
+        rate_per_replica=derive.rate_per_replica(capacity, found.service),
         p50_ms=p50,
         p99_ms=p99,
         alert_p99_ms=derive.alert_p99(p99, found.service),

@@ -44,7 +44,7 @@ def test_measure_export_verify_try(
     user.takes_picture("export-before")
 
     user.press("Measure for serving")
-    expect(plan.locator("tr", has_text="capacity of a replica")).to_contain_text("the knee of", timeout=2 * SLOW)
+    expect(plan.locator("tr", has_text="capacity of a replica")).to_contain_text("the most over HTTP", timeout=2 * SLOW)
     user.waits_until_done()
     expect(plan.locator("tr.wb-usual")).to_have_count(1)
     user.takes_picture("export-measured")
@@ -57,7 +57,7 @@ def test_measure_export_verify_try(
     user.press("Try it")
     user.sees(re.compile("200 in .* as expected"))
     user.press("Show code")
-    user.sees("wb.measure_serving")
+    user.sees("wb.measure_for_package")
     user.takes_picture("export-tried")
 
     [folder] = (tmp_path / "packages").iterdir()

@@ -135,6 +135,8 @@ def common_words(contents: Contents) -> dict[str, str]:
     if measured:
         p50, p99 = format_estimate(measured.latency.p50), format_estimate(measured.latency.p99)
         lines = [f"p50 {p50} ms, p99 {p99} ms at batch {measured.latency.batch}, {measured.latency.threads} thread(s)"]
+        if doubts := measured.latency.trust.caveats:
+            lines.append(f"**do not trust these times**: {', '.join(doubts)}")
         if measured.accuracy:
             accuracy = measured.accuracy
             lines.append(f"{accuracy.metric} {100 * accuracy.value.value:.1f} % on {accuracy.samples} samples")

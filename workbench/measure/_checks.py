@@ -132,6 +132,11 @@ def check_calibration(before: Calibration, after: Calibration) -> Check:
     return Check("noise", "ok", found)
 
 
+def check_machine(conditions: Conditions) -> tuple[Check, ...]:
+    """Whether the machine was quiet and its clocks right, whatever was measured meanwhile."""
+    return check_calibration(conditions.before, conditions.after), *check_surroundings(conditions.meanwhile)
+
+
 def _processor(busy: Sequence[float], threads: int | None) -> Check:
     """Whether the threads got the cores that they wanted, as far as wall time and processor time tell."""
     share, drift = float(np.median(busy)), max(busy) / min(busy) - 1 if min(busy) > 0 else 0.0

@@ -96,7 +96,7 @@ class ServiceCapacity:
         slow = "" if self.kept_up else ", which it did not keep up with"
         tail = "p99" if self.whole_tail else f"the slowest of {self.completed:,}"
         doubts = (
-            f" ○ Measure again before you trust this: {'; '.join(self.trust.caveats)}." if self.trust.caveats else ""
+            f"\n○ Measure again before you trust this: {'; '.join(self.trust.caveats)}." if self.trust.caveats else ""
         )
         return (
             f"Over HTTP, {self.connections} callers on the same {self.cores} cores: {tried} {noun}; at "

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from workbench.backends import build_engine
 from workbench.comparison import Candidate, Row
 from workbench.dataset import Dataset
 from workbench.exporters import export_package
+from workbench.importers import load_dataset
 from workbench.measure.load import LoadStats
 from workbench.measure.sweep import Sweep
 from workbench.model import Model, Step
 from workbench.options import to_builtins
 from workbench.provenance import Origin
 from workbench.provenance._record import recipe_of
-from workbench.recipe import make_candidate, read_recipe
+from workbench.recipe import make_candidate, read_recipe, run_recipe
 from workbench.serving_measurements import Measurements
 from workbench.serving_plan import plan_serving
 from workbench.transforms import transform
@@ -78,6 +80,37 @@ def test_the_recipe_makes_the_same_candidate_again(
     assert (recipe.export.exporter, again.name) == ("server", "half")
     assert again.engine.model.sha256 == candidate.engine.model.sha256
     assert again.engine.options == candidate.engine.options
+
+
+def test_the_recipe_of_int8_runs_once_its_names_are_paths(
+    digits: Model,
+    calibration: Dataset,
+    evaluation: Dataset,
+    npz: Callable[..., Path],
+    shared_workspace: Workspace,
+    tmp_path: Path,
+) -> None:
+    file = npz("few.npz", **calibration.inputs)
+    model = transform(digits, "quantize_static", dataset=load_dataset(file, "calibration"), workspace=shared_workspace)
+    int8 = Candidate("int8", build_engine(transform(model, "simplify", workspace=shared_workspace)))
+    row = Row(int8, dataclasses.replace(latency_of(4.0), batch=8, launches=3), near(1), near(1), near(1))
+    export_package(int8, sample=evaluation, measured=row, directory=tmp_path / "package", workspace=shared_workspace)
+    recipe = document(tmp_path / "package", "recipe")
+
+    assert recipe["data"] == {"evaluation": "digits evaluation samples", "calibration": "few.npz"}
+    assert recipe["latency"] == {"batch": 8, "launches": 3}
+    recipe |= {"model": "sample:digits", "latency": {"seconds": 0.2, "launches": 1}}
+    recipe["data"] = {"evaluation": "sample:digits", "calibration": str(file)}
+    again = run_recipe(recipe, workspace=Workspace(tmp_path / "elsewhere")).comparison["int8"].candidate.engine
+    assert again.model.sha256 == int8.engine.model.sha256
+
+
+def test_a_recipe_without_the_name_of_its_samples_says_that_it_needs_some(candidate: Candidate, tiny: Model) -> None:
+    model = dataclasses.replace(tiny, history=(Step("quantize_static"),))  # whose file says nothing of it
+    engine = dataclasses.replace(candidate.engine, model=model)
+    origin = Origin(Candidate("a", engine), "a", "server", {}, "corners", Measurements(), plan_serving(candidate))
+
+    assert recipe_of(origin)["data"] == {"evaluation": "corners", "calibration": "calibration samples"}
 
 
 def test_a_recipe_begins_after_what_recipes_cannot_do(candidate: Candidate, tiny: Model) -> None:

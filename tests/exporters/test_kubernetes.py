@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,22 @@ def test_numbers_come_from_the_plan_and_say_so(write: Write) -> None:
     assert read(package / "base" / "pdb.yaml")["spec"]["maxUnavailable"] == 1  # 3 of 4 carry 100 queries/s
     assert "1.5 × the peak of 421 MB" in text
     assert "# 3 × 0.5 threads" in text
+
+
+@pytest.mark.parametrize(("workers", "words"), [(1, "50000 requests"), (3, "3 workers × 50000 requests")])
+def test_the_memory_holds_the_queues_of_all_workers(write: Write, contents: Contents, workers: int, words: str) -> None:
+    plan = dataclasses.replace(
+        contents.plan, workers=Derived(workers, "workers", "so many"), queue=Derived(50_000, "requests", "a lot")
+    )
+    package = write(dataclasses.replace(contents, plan=plan))
+    settings = json.loads((package / "image" / "config.json").read_bytes())
+    requests = settings["workers"] * settings["models"][0]["queue"]  # the queue is each worker's
+    body = (package / "image" / "sample_request.json").stat().st_size / 1e6
+    [container] = pods(package)[0]["containers"]
+
+    assert requests == workers * 50_000
+    assert container["resources"]["limits"]["memory"] == f"{math.ceil(640 + requests * body)}M"
+    assert f"and {words} of" in (package / "base" / "deployment.yaml").read_text(encoding="utf-8")
 
 
 def test_every_number_has_its_source_beside_it(write: Write) -> None:

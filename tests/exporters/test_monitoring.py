@@ -19,7 +19,7 @@ from tests.exporters.monitored import INPUT, PLAN, export_for
 from workbench.errors import OptionsError
 from workbench.exporters.monitoring.alerts import alerts
 from workbench.exporters.monitoring.dashboard import GRAFANA, plots
-from workbench.exporters.monitoring.rule_tests import scenarios
+from workbench.exporters.monitoring.rule_tests import promtool_tests, scenarios
 from workbench.exporters.monitoring.rules import Watch, described, recordings
 from workbench.serving_measurements import Derived
 
@@ -147,6 +147,15 @@ def test_every_alert_says_what_its_limit_was_derived_from(package: Path) -> None
 def test_limits_follow_the_plan(tmp_path: Path, changes: dict[str, Any], name: str, words: str) -> None:
     package = export_for(tmp_path / "package", replace(PLAN, **changes))
     assert words in f"{alert_of(package, name)['expr']} "
+
+
+def test_the_queue_is_that_of_all_workers() -> None:
+    changes = {"workers": Derived(2, "workers", "x"), "queue": Derived(30, "requests", "1 s of 30 queries/s")}
+    [alert] = [found for found in alerts(watch(**changes)) if found.name == "WorkbenchSaturated"]
+    gauges = re.findall(r"'workbench_queue_limit{[^}]*}', 'values': '(\d+)\+", str(promtool_tests(watch(**changes))))
+
+    assert alert.threshold.source.startswith("half of the 60 requests that are taken in: 1 s of 30 queries/s; 30 in")
+    assert set(gauges) == {"60"}
 
 
 def test_a_limit_beyond_the_histogram_is_its_last_bound() -> None:

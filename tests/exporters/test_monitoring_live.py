@@ -66,8 +66,9 @@ def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
         (replace(PLAN, inputs=(), alert_p99_ms=Derived(900, "ms", "3 × slow")), {"webhook": "http://host/a?b=c&d=é"}),
         (replace(PLAN, alert_error_ratio=Derived(0.0005, "", "a small budget")), {"window_seconds": 60}),
         (replace(PLAN, inputs=(INPUT, replace(INPUT, name='a/b:0 "é\\\\"'))), {"target": "[::1]:8000"}),
+        (replace(PLAN, workers=Derived(2, "workers", "x"), buckets_ms=(0.471, 0.667, 0.943, 5, 15.1, 30.2, 1000)), {}),
     ],
-    ids=["usual", "close", "rare", "no inputs", "small budget", "two inputs"],
+    ids=["usual", "close", "rare", "no inputs", "small budget", "two inputs", "two workers"],
 )
 def test_promtool_takes_the_files_and_its_tests_pass(
     tmp_path: Path, plan: ServingPlan, options: dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -211,7 +212,43 @@ def test_refuses_to_start_without_config(package: Path, tmp_path: Path) -> None:
 
 
 def test_refuses_a_port_in_use(package: Path, server: Server) -> None:
-    assert f"port {server.port} cannot be used" in refusal(package, "--port", str(server.port))
+    words = refusal(package, "--port", str(server.port))
+    assert f"127.0.0.1 port {server.port} is in use by another program. Choose another with --port." in words
+    assert "80000 is no port: they go from 0 to 65535" in refusal(package, "--port", "80000")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("module", ["uvloop", "numpy", "onnxruntime", "grpc"])
+def test_says_in_one_line_what_is_not_installed(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, workers: str
+) -> None:
+    folder = shutil.copytree(package, tmp_path / "package")
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "grpc": module == "grpc"}))
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words = refusal(folder, "--grpc-port", "0", "--workers", workers)
+    assert words == f"serve.py cannot start. {module} is not installed. Run: pip install -r requirements.txt\n"
+
+
+def test_says_in_one_line_what_does_not_load(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert "A library does not load: libcudart.so.12: cannot open" in refusal(package)
+
+
+def test_an_interrupt_while_it_is_imported_ends_without_a_traceback(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "uvloop.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(50)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(package / "serve.py"), "--port", "0"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.parametrize("name", CODE)

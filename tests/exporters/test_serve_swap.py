@@ -151,16 +151,21 @@ BAD: list[tuple[str, Any, str]] = [
     ("no such model", [entry("1"), entry("3")], "models/looper/3/model.onnx cannot be loaded"),
     ("another model", [entry("2", outputs=MODEL["inputs"][:1])], "The outputs in config.json"),
     ("no model", [entry("4")], "models/looper/4/model.onnx cannot be loaded"),
+    ("no library", [entry("2", backend="openvino", provider="CPU")], "openvino is not installed. Run: pip install"),
 ]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_is_wrong_leaves_everything_as_it_was(folder: Path, workers: int) -> None:
+def test_what_is_wrong_leaves_everything_as_it_was(folder: Path, tmp_path: Path, workers: int) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['openvino'] = None\n")
     add(folder, "1", 1)
     add(folder, "2", 2)
     (folder / "models/looper/4").mkdir()
     (folder / "models/looper/4/model.onnx").write_bytes(b"nothing that could be read")
-    with serving(folder, "--workers", str(workers)) as server, Callers(server, REQUEST, 2, pause=0.005) as callers:
+    with (
+        serving(folder, "--workers", str(workers), PYTHONPATH=str(tmp_path)) as server,
+        Callers(server, REQUEST, 2, pause=0.005) as callers,
+    ):
         for _, wrong, words in BAD:
             if isinstance(wrong, str):
                 (folder / "config.json").write_text(wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 
 from tests.exporters.serving import serving
+from workbench._serving_numbers import buckets
 from workbench.backends import build_engine, predict
 from workbench.comparison import Candidate
 from workbench.dataset import Dataset
 from workbench.errors import ExportError, OptionsError
 from workbench.exporters import Contents, export_package
+from workbench.exporters.monitoring.rule_tests import promtool_tests
+from workbench.exporters.monitoring.rules import Watch
 from workbench.importers import load_model
 from workbench.model import Model
 from workbench.plugins import find_plugin
@@ -64,6 +68,24 @@ def test_every_number_is_the_plans(export: Export, tmp_path: Path) -> None:
     assert entry["references"] == [{"name": "x", "mean": 0.25, "deviation": 0.0}]
     assert "twenty times as long as it should be" in (tmp_path / "package" / "README.md").read_text()
     assert (tmp_path / "package" / entry["path"]).is_file()
+
+
+def test_the_histogram_s_bounds_are_those_that_the_rules_are_tested_with(
+    export: Export, tiny: Model, tmp_path: Path
+) -> None:
+    bounds, source = buckets(Derived(0.943, "ms", "measured"), Derived(3.1, "ms", "measured"))
+    assert bounds[0] / 1000 != 0.000471  # but 0.00047099999999999996
+    plan = replace(plan_serving(Candidate("it", build_engine(tiny))), buckets_ms=bounds, buckets_source=source)
+    entry = export(buckets_ms=bounds, buckets_source=source)
+    watch = Watch("tiny", plan, 15, Derived(300, "s", "as chosen"), Derived(60, "s", "as chosen"))
+    tested = set(re.findall(r'workbench_request_seconds_bucket{.*?le="(.*?)"', str(promtool_tests(watch))))
+    with serving(tmp_path / "package") as server:
+        text = server.call("GET", "/metrics")[2].decode()
+
+    shown = re.findall(r'workbench_request_seconds_bucket{.*le="(.*)"', text)
+    assert shown == [*(f"{float(f'{bound / 1000:.3g}')}" for bound in bounds), "+Inf"]
+    assert [float(bound) for bound in shown[:-1]] == entry["buckets_seconds"]
+    assert {"0.000471", "0.0302", "+Inf"} <= tested <= set(shown)
 
 
 def test_options_come_before_the_plan(export: Export, tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def test_the_numbers_are_those_of_the_plan_and_say_what_they_come_from(package: 
         assert flag in readme
     assert "all requests share them: 3 × 2 threads" in readme
     assert "A request with more than 8 samples is refused" in readme
+    assert "| instances | 3 instances |" in readme
+    assert "| workers |" not in readme  # those are processes of our own server
 
 
 def test_metrics_are_switched_on(package: Path) -> None:

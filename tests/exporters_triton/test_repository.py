@@ -83,6 +83,9 @@ def test_the_numbers_are_those_of_the_plan_and_say_what_they_come_from(
     for name, number in BATCHED.items():
         assert (f"# {number.source}" in text) == (name not in ("queue", "request_seconds"))
     assert (tmp_path / "model_repository/served/4/model.onnx").is_file()
+    readme = (tmp_path / "README.md").read_text()
+    assert "| instances | 3 instances |" in readme
+    assert "| workers |" not in readme  # those are processes of our own server
 
 
 @pytest.mark.parametrize(("numbers", "preferred"), [(BATCHED, [8]), ({}, [])])

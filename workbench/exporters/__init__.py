@@ -24,7 +24,7 @@ from workbench.serving_measurements import Measurements
 from workbench.serving_plan import ServingPlan, plan_serving
 from workbench.workspace import Workspace, fingerprint, new_directory, write_json, writing
 
-_LAYOUT = 3  # part of the key of packages in the workspace; goes up when what every package holds changes
+_LAYOUT = 4  # part of the key of packages in the workspace; goes up when what every package holds changes
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from workbench.engine import Engine
 from workbench.exporters import Contents
 from workbench.serving_measurements import Derived
+from workbench.serving_plan import ServingPlan
 
 GRPC = ("grpcio", "protobuf")
 ABOUT_GPU = (
@@ -45,6 +46,11 @@ def limits_of(contents: Contents, body_megabytes: float | None, sample_bytes: in
         "header_seconds": Derived(10, "s", "a usual value", measured=False),
         "body_seconds": Derived(10, "s", "a usual value", measured=False),
     }
+
+
+def buckets_seconds(plan: ServingPlan) -> list[float]:
+    """Bounds of the latency histogram as they are published: 0.471 ms is 0.000471 s, and no 0.00047099999999999996."""
+    return [float(f"{bound / 1000:.6g}") for bound in plan.buckets_ms]
 
 
 def copy_plan(engine: Engine, directory: Path, target: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -14,13 +15,16 @@ from workbench.backends import engine_key
 from workbench.comparison import Candidate
 from workbench.errors import WorkbenchError
 from workbench.measure.environment import read_environment
+from workbench.model import Model
 from workbench.options import to_builtins
-from workbench.plugins import find_plugin, list_plugins, required_versions
+from workbench.plugins import find_plugin, list_plugins, plugin_modules, required_versions
 from workbench.serving_measurements import Measurements
 from workbench.serving_plan import ServingPlan
+from workbench.transforms._record import KEY
 
 WORKBENCH = "deployment-workbench"
 _LIBRARIES = (WORKBENCH, "numpy", "onnx")
+_SOME = "calibration samples"  # where no name of theirs is known, but some are needed
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ def recipe_of(origin: Origin) -> dict[str, Any]:
 
     `run_recipe` takes the whole, and `make_candidate` the entry under `candidates`. What recipes cannot do, such as a
     training, and what came before it, is not in it: then the model that it starts from is the one after that. All
-    steps are in the package's manifest. Where the package's numbers were measured, the recipe measures them, too.
+    steps are in the package's manifest. Where the package's numbers were measured, the recipe measures them, too, and
+    of how the latency was measured it says what its row does: the batch and the launches.
     """
     engine = origin.candidate.engine
     known = {plugin.name for plugin in list_plugins("transforms")}
@@ -67,12 +72,30 @@ def recipe_of(origin: Origin) -> dict[str, Any]:
     }
     export = {"exporter": origin.exporter, "options": portable(origin.options)}
     measuring = to_builtins(origin.found.options)
+    row, names = origin.found.row, [name for step in steps for name in step]
+    latency = {"latency": {"batch": row.latency.batch, "launches": row.latency.launches}} if row else {}
     return {
         "model": f"{engine.model.name}.{engine.model.source}",
-        "data": {"evaluation": origin.sample, "calibration": ""},
+        "data": {"evaluation": origin.sample, "calibration": _calibration(engine.model, names)},
         "candidates": [candidate],
+        **latency,
         "export": export if measuring is None else {**export, "measure": measuring},
     }
+
+
+def _calibration(model: Model, steps: Sequence[str]) -> str:
+    """Name of the samples that the last steps took, as the model's file has it; empty if they took none."""
+    import onnx
+
+    plugins = plugin_modules("transforms")
+    if not any(plugins[name].NEEDS_DATASET for name in steps if name in plugins):
+        return ""
+    found: list[str] = []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # anybody may have written the metadata
+        proto = onnx.load(str(model.path), load_external_data=False)
+        text = next((entry.value for entry in proto.metadata_props if entry.key == KEY), "[]")
+        found = [str(entry["dataset"]["name"]) for entry in json.loads(text)[-len(steps) :] if "dataset" in entry]
+    return " and ".join(dict.fromkeys(found)) or _SOME
 
 
 def measurements_of(origin: Origin) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Server:
     """What the server in the image is set to.
 
     Attributes:
-        queue: Requests under way before it turns others away.
+        queue: Requests under way in one worker before it turns others away.
         body_megabytes: Size of the sample request, MB.
         body_seconds: Longest time that it waits for a body, s.
         request_seconds: Longest time that it takes for one request, s.
@@ -65,6 +65,8 @@ def size(plan: ServingPlan, wanted: Wanted, server: Server) -> Mapping[str, Deri
     """
     fewest = _fewest(plan, wanted)
     body_seconds, request_seconds = server.body_seconds, server.request_seconds
+    workers = int(plan.workers.value)
+    queued = f"{server.queue} requests" if workers == 1 else f"{workers} workers × {server.queue} requests"
     limit = min(_PATIENCE_SECONDS, math.ceil(request_seconds))
     stop = _BEFORE_STOP_SECONDS + _NOTICE_SECONDS + math.ceil(body_seconds + request_seconds)
     patience = (
@@ -80,9 +82,9 @@ def size(plan: ServingPlan, wanted: Wanted, server: Server) -> Mapping[str, Deri
             plan.cpu_cores.measured,
         ),
         "memory": Derived(
-            math.ceil(plan.memory_mb.value + server.queue * server.body_megabytes),
+            math.ceil(plan.memory_mb.value + workers * server.queue * server.body_megabytes),
             "MB",
-            f"{plan.memory_mb.source}, and {server.queue} requests of {server.body_megabytes:.2g} MB, like the sample",
+            f"{plan.memory_mb.source}, and {queued} of {server.body_megabytes:.2g} MB, like the sample",
             plan.memory_mb.measured,
         ),
         "scratch": Derived(16, "MB", "a usual value; the service writes next to nothing", measured=False),

@@ -35,9 +35,16 @@ def p99_limit(watch: Watch) -> Derived:
 
 def queue_limit(watch: Watch) -> Derived:
     """The share of the queue above which requests wait long."""
-    queue = watch.plan.queue
-    source = f"half of the {queue.value:g} requests that are taken in: {queue.source}"
+    queue, workers = watch.plan.queue, int(watch.plan.workers.value)
+    source = f"half of the {queue_of_replica(watch):g} requests that are taken in: {queue.source}"
+    if workers > 1:
+        source += f"; {queue.value:g} in each of {workers} workers"
     return Derived(_SHARE_OF_QUEUE, "", source, queue.measured)
+
+
+def queue_of_replica(watch: Watch) -> float:
+    """Requests that all workers of a replica take in together, as its metrics count them."""
+    return watch.plan.queue.value * watch.plan.workers.value
 
 
 def memory_limit(watch: Watch) -> Derived:

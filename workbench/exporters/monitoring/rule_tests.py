@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.exporters.monitoring.alerts import drift_limit, memory_limit, p99_limit, queue_limit
+from workbench.exporters._server_parts import buckets_seconds
+from workbench.exporters.monitoring.alerts import drift_limit, memory_limit, p99_limit, queue_limit, queue_of_replica
 from workbench.exporters.monitoring.rules import Watch, seconds
 
 
@@ -152,13 +153,15 @@ def _series(watch: Watch, service: Service, bad: int, good: int) -> list[Mapping
     counter("workbench_requests_total", rate - failed, rate, protocol="http", code="2xx")
     counter("workbench_requests_total", 0, 0, protocol="http", code="4xx")
     counter("workbench_requests_total", failed, 0, protocol="http", code="5xx")
-    bounds = watch.plan.buckets_ms
-    for bound in sorted({min(bounds), *(bound for bound in bounds if bound >= service.below_ms), max(bounds)}):
-        done = rate if bound >= service.below_ms else rate - late
-        counter("workbench_request_seconds_bucket", done, rate, le=f"{bound / 1000:g}")
+    bounds = buckets_seconds(watch.plan)
+    above = {bound for bound, ms in zip(bounds, watch.plan.buckets_ms, strict=True) if ms >= service.below_ms}
+    for bound in sorted({min(bounds), *above, max(bounds)}):
+        done = rate if bound in above else rate - late
+        counter("workbench_request_seconds_bucket", done, rate, le=str(bound))  # as the server writes it
     counter("workbench_request_seconds_bucket", rate, rate, le="+Inf")
-    gauge("workbench_queue_limit", watch.plan.queue.value, **served)
-    gauge("workbench_in_flight", service.queue * watch.plan.queue.value, **served)
+    limit = queue_of_replica(watch)
+    gauge("workbench_queue_limit", limit, **served)
+    gauge("workbench_in_flight", service.queue * limit, **served)
     gauge("process_resident_memory_bytes", service.memory * 1e6)
     for known in watch.inputs:
         gauge("workbench_input_mean", known.mean + service.shift * known.sample_deviation, input=known.name, **served)

@@ -28,6 +28,7 @@ from workbench.exporters._parts import (
 from workbench.exporters._server_parts import (
     ABOUT_GPU,
     GRPC,
+    buckets_seconds,
     copy_plan,
     installed,
     limits_of,
@@ -202,7 +203,7 @@ def _served(contents: Contents, options: Options, path: Path) -> dict[str, Any]:
         "batch_wait_ms": plan.batch_wait_ms.value,
         "queue": int(plan.queue.value),
         "request_seconds": plan.request_seconds.value,
-        "buckets_seconds": [bound / 1000 for bound in plan.buckets_ms],
+        "buckets_seconds": buckets_seconds(plan),
         "references": [
             {"name": known.name, "mean": known.mean, "deviation": known.sample_deviation} for known in plan.inputs
         ],

@@ -144,6 +144,7 @@ def _make(
         for place, spec in enumerate(model.inputs)
     ]
     outputs = [{"name": spec.name, "dtype": spec.dtype} for spec in model.outputs]
+    tempfile.tempdir = str(folder.parent)  # what is left behind when this is ended goes with the package's folder
     agreement = Agreement(model)
     with tempfile.TemporaryDirectory() as scratch:
         progress(0.1, f"converting with onnx2tf {versions['onnx2tf']}")

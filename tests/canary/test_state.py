@@ -78,8 +78,19 @@ def test_a_folder_without_a_proxy_says_how_to_start_one(tmp_path: Path) -> None:
         with pytest.raises(ServiceError, match=r"No haproxy answers at .*-run/haproxy.sock.*README"):
             reading(tmp_path)
     write_json(tmp_path / "canary.json", replace(settings_of("127.0.0.1:1", "127.0.0.1:2"), proxy="nginx"))
-    with pytest.raises(ServiceError, match=r"No nginx runs in .*-run"):
-        run_canary(tmp_path)
+    for reading in (read_weight, read_canary, run_canary):
+        with pytest.raises(ServiceError, match=r"No nginx runs in .*-run\..*README"):
+            reading(tmp_path)
+        with pytest.raises(ServiceError, match=r"No nginx runs in .*elsewhere\."):
+            reading(tmp_path, run=tmp_path / "elsewhere")
+
+
+def test_a_folder_without_a_package_or_a_proxy_says_so(tmp_path: Path) -> None:
+    for reading in (read_weight, read_canary):
+        with pytest.raises(ServiceError, match=r"There is no folder .*/nothing\. Name the canary's package"):
+            reading(tmp_path / "nothing")
+        with pytest.raises(ServiceError, match=r"No proxy of a canary runs in "):
+            reading(tmp_path)
 
 
 def test_a_folder_that_is_no_package_is_refused(tmp_path: Path) -> None:

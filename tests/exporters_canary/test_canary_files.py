@@ -83,6 +83,23 @@ def test_a_step_waits_longer_where_requests_are_few() -> None:
     assert wait(0.1) == 3600
 
 
+@pytest.mark.parametrize(
+    ("rate", "seconds"), [(0.001, "30000000"), (14, "2140"), (280, "107"), (1000, "30"), (9000, "3.33")]
+)
+def test_how_long_a_step_waits_is_told_in_digits(files: Any, rate: float, seconds: str) -> None:
+    _, readme, _ = files(replace(PLAN, rate_per_replica=Derived(rate, "queries/s", "0.7 × the knee")))
+    assert f"4 × the {seconds} s that 300 requests take at 1 % of {rate:g} queries/s" in readme
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_the_readme_says_how_a_package_is_checked_and_how_the_command_ends(files: Any, proxy: str) -> None:
+    _, readme, _ = files(proxy=proxy)
+    assert "    sha256sum -c SHA256SUMS\n    workbench verify .\n" in readme
+    for code in ("0", "1", "3", "2, 130"):
+        assert f"| {code} | " in readme
+    assert "Both versions are looked at every second." in readme
+
+
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_callers_are_known_by_a_cookie_only_if_they_may_stay(files: Any, proxy: str) -> None:
     sticky, _, _ = files(proxy=proxy)

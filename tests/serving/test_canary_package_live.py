@@ -40,6 +40,7 @@ from workbench.model import Model
 pytestmark = [pytest.mark.serving, pytest.mark.timeout(300)]
 
 BOTH = pytest.mark.parametrize("proxy", PROGRAMS)
+COMMAND = (sys.executable, "-m", "workbench", "canary")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,36 +52,70 @@ def test_the_command_tells_each_step_and_ends_with_1_if_it_was_rolled_back(
     tmp_path: Path, looper: Package, looper_sample: Dataset
 ) -> None:
     bad = export_failing_version(tmp_path / "bad", "2", looper_sample)
-    code = "import tyro; from workbench._canary_commands import canary; tyro.cli(canary)"
     with standing(tmp_path, "haproxy", looper, bad, request_of(2), looper_sample) as front:
-        words = [sys.executable, "-c", code, str(front.package.directory)]
+        words = [*COMMAND, str(front.package.directory)]
         with front.callers().calling():
             ended = subprocess.run([*words, "--steps", "20", "100"], capture_output=True, text=True, check=False)
         shown = subprocess.run([*words, "--show"], capture_output=True, text=True, check=True)
 
     assert (ended.returncode, ended.stderr) == (1, "")
-    assert re.search(r"^ +20 % .* breached: \d+ of \d+ requests failed", ended.stdout, re.M)
+    assert re.search(r"^ +20 % .* breached: [\d,]+ of [\d,]+ requests failed", ended.stdout, re.M)
     assert "rolled back: At 20 %" in ended.stdout
     assert "rolled back: At 20 %" in shown.stdout
+    assert shown.stdout.splitlines()[0] == ended.stdout.splitlines()[0]  # the headings
     assert shown.stdout.rstrip().endswith("Now at 0 %.")
 
 
 @BOTH
 def test_a_command_that_is_ended_puts_the_weight_back(digits_front: Any, proxy: str) -> None:
-    code = "import tyro; from workbench._canary_commands import canary; tyro.cli(canary)"
     with digits_front(proxy, weight=5) as front:
-        words = [sys.executable, "-c", code, str(front.package.directory), "--steps", "50"]
-        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            [*COMMAND, str(front.package.directory), "--steps", "50"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Whoever started the tests in the background may have told all their children to ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        ) as process:
             end = time.monotonic() + 20
             while read_weight(front.run) != 50:
                 assert time.monotonic() < end, "the weight was not raised"
                 time.sleep(0.1)
-            process.terminate()
-            process.wait(10)
+            process.send_signal(signal.SIGINT if proxy == "nginx" else signal.SIGTERM)
+            output, errors = process.communicate(timeout=10)
         state = read_canary(front.package.directory)
 
     assert (state.weight_percent, state.phase) == (5, "cancelled")
-    assert "the canary has 5 % again" in state.verdict
+    assert state.verdict == "The canary has 5 % again."
+    assert (process.returncode, errors.strip()) == (130, "Cancelled. The canary has 5 % again.")
+    assert "cancelled: before it was judged" in output
+
+
+def test_the_command_ends_otherwise_if_a_step_was_not_judged_or_there_is_none_to_judge(digits_front: Any) -> None:
+    with digits_front("nginx", weight=5) as front:
+        words = [*COMMAND, str(front.package.directory)]
+
+        def run(*more: str) -> tuple[int, str, str]:
+            ended = subprocess.run([*words, *more], capture_output=True, text=True, check=False)
+            return ended.returncode, ended.stdout, " ".join(ended.stderr.split())
+
+        idle = run("--show")
+        held = run("--steps", "20", "--seconds", "1", "--wait-seconds", "1")
+        shown = run("--show")
+        front.set(100)
+        nothing = run("--steps", "1", "50")
+        after = run("--show")
+
+    assert idle == (0, "idle: No canary was run. Now at 5 %.\n", "")
+    assert (held[0], held[2]) == (3, "")
+    row, last = held[1].splitlines()[1:]
+    assert re.search(r"^ +20 % .* 0 +– +– +– +–  unjudged: only 0 of the [\d,]+ requests .* came in \d s$", row)
+    assert last.startswith("held: At 20 %")
+    assert last.endswith("; it stays at 5 %.")
+    assert shown == (0, f"{held[1].rstrip()} Now at 5 %.\n", "")
+    assert (nothing[0], nothing[1]) == (2, "")
+    assert "The canary has 100 % already, more than every step (1, 50 %). Roll it back first" in nothing[2]
+    assert after == (0, shown[1].replace("Now at 5 %", "Now at 100 %"), "")  # the history is still there
 
 
 @BOTH

@@ -86,7 +86,8 @@ def run_canary(
 
     A step holds for its seconds and until the canary has answered enough requests to be judged. On a breach nobody
     reaches the canary any more. If too few requests come, or the stable version stops answering, the canary is held:
-    it keeps the last weight that was judged good. A cancel, or any exception, puts the weight back to what it was.
+    it keeps the last weight that was judged good. A cancel, or any exception, puts the weight back to what it was; a
+    note of the exception says so.
 
     Args:
         package: What the exporter `canary` wrote; its proxy and both services must run.
@@ -97,7 +98,7 @@ def run_canary(
         on_step: Called every second with the step under way, and once with its outcome.
 
     Raises:
-        OptionsError: An option has a value it cannot have.
+        OptionsError: An option has a value it cannot have, or the canary has more than every step already.
         ExportError: The folder holds no such package.
         ServiceError: The proxy or a service does not answer at the start, or the proxy later; or another run is on.
         WorkspaceError: The run folder cannot be written.
@@ -111,32 +112,38 @@ def run_canary(
         return Run(settings, plan, proxy, place, key, progress, on_step or (lambda step: None)).go()
 
 
-def read_weight(folder: str | Path) -> float:
+def read_weight(folder: str | Path, *, run: str | Path | None = None) -> float:
     """The share of the callers that the canary gets now, %.
 
     Args:
         folder: The package, or the folder that its proxy runs in.
+        run: That folder, where it is not the one beside the package.
 
     Raises:
         ServiceError: No proxy runs there.
+        ExportError: The package's settings are damaged.
     """
-    weight = read_run_folder(_run_of(Path(folder).expanduser().absolute()))
+    place, settings = _place(folder, run)
+    weight = open_proxy(settings, place).read() if settings else read_run_folder(place)
     return weight.percent if weight.reachable else 0.0
 
 
-def read_canary(folder: str | Path) -> CanaryState:
+def read_canary(folder: str | Path, *, run: str | Path | None = None) -> CanaryState:
     """How a canary stands: its weight now, and the last run's steps.
 
     Args:
         folder: The package, or the folder that its proxy runs in.
+        run: That folder, where it is not the one beside the package.
 
     Raises:
         ServiceError: There is neither a proxy nor a history.
+        ExportError: The package's settings are damaged.
     """
-    run = _run_of(Path(folder).expanduser().absolute())
-    known = read_state(run)
+    place, _ = _place(folder, run)
+    known = read_state(place)
     try:
-        return dataclasses.replace(known or CanaryState(0.0), weight_percent=read_weight(run))
+        weight = read_weight(folder, run=run)
+        return dataclasses.replace(known or CanaryState(0.0), weight_percent=weight)
     except ServiceError:
         if known is None:
             raise
@@ -147,8 +154,17 @@ def _folder(package: Package | str | Path) -> Path:
     return package.directory if isinstance(package, Package) else Path(package).expanduser().absolute()
 
 
-def _run_of(folder: Path) -> Path:
-    return run_folder(folder) if (folder / SETTINGS).is_file() else folder
+def _place(folder: str | Path, run: str | Path | None) -> tuple[Path, CanaryFile | None]:
+    """The folder that the proxy runs in, and the settings of the package, if it is one that is named."""
+    named = Path(folder).expanduser().absolute()
+    if not named.is_dir():
+        raise ServiceError(
+            f"There is no folder {named}.", "Name the canary's package, or the folder that its proxy runs in."
+        )
+    settings = read_package_settings(named) if (named / SETTINGS).is_file() else None
+    if run is not None:
+        return Path(run).expanduser().absolute(), settings
+    return (named if settings is None else run_folder(named)), settings
 
 
 def _plan(settings: CanaryFile, options: CanaryOptions) -> Plan:

@@ -80,7 +80,13 @@ def read_run_folder(run: Path) -> Weight:
     Raises:
         ServiceError: None runs there.
     """
-    return (Nginx(run) if (run / SHARE).is_dir() else Haproxy(run)).read()
+    if (run / SHARE).is_dir():
+        return Nginx(run).read()
+    if (run / SOCKET).exists():
+        return Haproxy(run).read()
+    raise ServiceError(
+        f"No proxy of a canary runs in {run}.", "Start it as the package's README says, or name the package."
+    )
 
 
 class Haproxy:

@@ -14,7 +14,7 @@ from pathlib import Path
 from workbench.canary._proxy import Proxy, Weight
 from workbench.canary._state import CanaryResult, CanaryState, CanaryStep, Outcome, Phase, write_state
 from workbench.canary._verdict import Limits, Pair, Window, find_breach, started_anew
-from workbench.errors import ServiceError, WorkbenchError
+from workbench.errors import OptionsError, ServiceError, WorkbenchError
 from workbench.exporters.canary.settings import CanaryFile
 from workbench.jobs import Progress
 from workbench.service.metrics import Reading, read_service
@@ -87,11 +87,24 @@ class Run:
         self._refused = 0.0  # the stable version's share in the last step in which it was asked
 
     def go(self) -> CanaryResult:
-        """Goes through the steps; whatever happens, the weight is one that was judged good, or the one of before."""
+        """Goes through the steps; whatever happens, the weight is one that was judged good, or the one of before.
+
+        Raises:
+            OptionsError: The canary has more than every step already.
+            ServiceError: A service does not answer at the start, or the proxy.
+            BaseException: What ended it early, with a note that says which weight the canary has.
+        """
         begun, start = time.monotonic(), self._proxy.read()
-        self._check_services()
-        good = start if start.reachable else Weight(0.0, True)
+        before = start.percent if start.reachable else 0.0
+        good = Weight(before, True)
         weights = [Weight(float(step), True) for step in self._plan.steps if step >= good.percent]
+        if not weights:  # nothing would be judged, and the history of what was would be lost
+            steps = ", ".join(map(str, self._plan.steps))
+            raise OptionsError(
+                f"The canary has {good.percent:g} % already, more than every step ({steps} %).",
+                "Roll it back first, as the package's README says, or name a larger step.",
+            )
+        self._check_services()
         phase: Phase = "held"
         try:
             for number, weight in enumerate(weights):
@@ -108,20 +121,28 @@ class Run:
             words = "nobody reaches it any more" if phase == "rolled_back" else f"it stays at {good.percent:g} %"
             verdict = f"At {self._steps[-1].weight_percent:g} %, {ended.verdict}; {words}."
             self._conclude(ended.outcome, ended.verdict)
-        except BaseException:
-            with contextlib.suppress(WorkbenchError):
-                self._proxy.set(start)
-            with contextlib.suppress(Exception):  # the first error is the one to tell
-                self._conclude("cancelled", "cancelled")
-                words = f"Cancelled; the canary has {start.percent:g} % again."
-                write_state(self._folder, CanaryState(start.percent, "cancelled", words, tuple(self._steps)))
+        except BaseException as error:
+            error.add_note(self._put_back(start, before))
             raise
         if self._proxy.read() != good:
             self._proxy.set(good)
         seconds = time.monotonic() - begun
-        result = CanaryResult(good.percent, phase, verdict, tuple(self._steps), start.percent, seconds)
+        result = CanaryResult(good.percent, phase, verdict, tuple(self._steps), before, seconds)
         write_state(self._folder, result)
         return result
+
+    def _put_back(self, start: Weight, percent: float) -> str:
+        """Gives the canary the weight of before, writes that down and says what came of it."""
+        words = f"The canary has {percent:g} % again."
+        try:
+            self._proxy.set(start)
+        except WorkbenchError as fault:
+            words = f"The canary could not be given {percent:g} % again: {fault.message}"
+            percent = self._steps[-1].weight_percent if self._steps else percent
+        with contextlib.suppress(Exception):  # the first error is the one to tell
+            self._conclude("cancelled", "before it was judged")
+            write_state(self._folder, CanaryState(percent, "cancelled", words, tuple(self._steps)))
+        return words
 
     def _check_services(self) -> None:
         """Both must answer before anybody is sent anywhere."""
@@ -168,11 +189,11 @@ class Run:
             self._tell(CanaryStep(weight.percent, seconds, step.canary, step.stable, "running", "under way"))
             self._judge(previous, Window(looks[0], pair, self._settings.model), step, ended)
             if ended:
-                self._conclude("passed", f"{count:g} requests within all limits")
+                self._conclude("passed", f"{count:,.0f} requests within all limits")
                 return
             if seconds >= plan.wait_seconds:
-                needed = f"the {plan.requests:g} requests that a step is judged by"
-                raise _Ended("held", "unjudged", f"only {count:g} of {needed} came in {seconds:.0f} s")
+                needed = f"the {plan.requests:,.0f} requests that a step is judged by"
+                raise _Ended("held", "unjudged", f"only {count:,.0f} of {needed} came in {seconds:.0f} s")
 
     def _judge(self, previous: Pair, recent: Window, step: Window, ended: bool) -> None:
         if started_anew(previous.canary, step.after.canary, self._settings.model):

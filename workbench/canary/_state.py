@@ -58,7 +58,7 @@ class CanaryState:
 
     weight_percent: float
     phase: Phase = "idle"
-    verdict: str = "no canary was run"
+    verdict: str = "No canary was run."
     steps: tuple[CanaryStep, ...] = ()
 
 
@@ -78,6 +78,11 @@ class CanaryResult(CanaryState):
     def promoted(self) -> bool:
         """Whether the canary serves all callers now."""
         return self.phase == "promoted"
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether it was held because its last step could not be judged, and not because that was asked for."""
+        return self.phase == "held" and any(step.outcome == "unjudged" for step in self.steps[-1:])
 
 
 def write_state(folder: Path, state: CanaryState) -> None:

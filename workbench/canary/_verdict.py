@@ -20,7 +20,7 @@ _SLOW_SHARE = 0.01  # above a 99th percentile
 _FEW_FAILURES = 3  # fewer are strays, whatever their share
 _FEW_SLOW = 10  # fewer can be one stall of the machine, which holds up all requests under way
 _FOR_A_P99 = 100  # fewer requests have no 99th percentile
-_IN_BETWEEN, _AT_THE_END = 0.001, 0.05  # chance of a false alarm: it is looked every second, but ends once
+_IN_BETWEEN, _AT_THE_END = 0.001, 0.05  # chance of a false alarm: a step is judged every second, but ends once
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ def find_breach(window: Window, limits: Limits, *, ended: bool, usual_refused: f
     canary, stable = window.canary, window.stable
     if _exceeds(canary.errors, canary.requests, limits.error_ratio, ended):
         return (
-            f"{canary.errors:g} of {canary.requests:g} requests failed ({canary.error_ratio:.1%}); "
+            f"{canary.errors:,.0f} of {canary.requests:,.0f} requests failed ({canary.error_ratio:.1%}); "
             f"the limit is {limits.error_ratio:.1%}"
         )
     usual = stable.refused / stable.requests if stable.requests >= _FOR_A_P99 else usual_refused
     if _exceeds(canary.refused, canary.requests, usual + limits.refused_ratio, ended):
         return (
-            f"{canary.refused:g} of {canary.requests:g} requests were refused "
+            f"{canary.refused:,.0f} of {canary.requests:,.0f} requests were refused "
             f"({canary.refused / canary.requests:.1%}); the stable version refuses {usual:.1%}, and "
             f"{limits.refused_ratio:.1%} more is the limit"
         )

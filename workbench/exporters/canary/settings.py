@@ -142,7 +142,7 @@ def canary_settings(plan: ServingPlan) -> CanarySettings:
         wait_seconds=Derived(
             min(_LONGEST_SECONDS, max(4 * _LEAST_SECONDS, float(f"{4 * first:.2g}"))),
             "s",
-            f"4 × the {first:.3g} s that {requests} requests take at {STEPS[0]} % of {rate.value:g} queries/s, "
+            f"4 × the {_digits(first)} s that {requests} requests take at {STEPS[0]} % of {rate.value:g} queries/s, "
             f"from {4 * _LEAST_SECONDS:g} to {_LONGEST_SECONDS:g} s",
             rate.measured,
         ),
@@ -151,6 +151,11 @@ def canary_settings(plan: ServingPlan) -> CanarySettings:
         p99_ms=p99,
         p99_factor=Derived(_TIMES_STABLE, "", "a usual value: half as fast is another service", measured=False),
     )
+
+
+def _digits(value: float) -> str:
+    """A number of any size with three significant digits, and without an exponent where it is large."""
+    return f"{float(f'{value:.3g}'):.0f}" if value >= 100 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +32,13 @@ def paragraph(ended: subprocess.CompletedProcess[str]) -> str:
     assert ended.stdout == ""
     [line] = ended.stderr.strip().splitlines()
     return line
+
+
+def hide(module: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has every Python that is started from here on believe that a module is not installed."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
 def test_help_lists_every_command(command_line: CommandLine) -> None:
@@ -309,6 +318,47 @@ def test_an_unknown_command_or_flag_is_refused(command_line: CommandLine) -> Non
         assert "Traceback" not in ended.stderr
 
 
+def test_a_plugin_that_lacks_a_package_says_which_and_how_to_get_it(
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide("onnx2tf", tmp_path / "hidden", monkeypatch)
+    for name in ("tf-serving", "tf_serving"):
+        words = paragraph(command_line("export", name, "m.onnx", "--sample", "data.npz", "--directory", "new"))
+        assert "'tf_serving' needs onnx2tf" in words
+        assert "pip install 'deployment-workbench[litert]'" in words
+    assert "✗ needs onnx2tf" in command_line("plugins").stdout
+
+
+def test_a_port_or_a_number_of_workers_that_cannot_be_is_said_before_anything_is_started(
+    command_line: CommandLine, small: Path, tmp_path: Path
+) -> None:
+    made = command_line("export", "server", "tiny.onnx", "--sample", "data.npz", "--directory", "package")
+    assert made.returncode == 0, made.stderr
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for words, expected in (
+            (("--port", str(port)), f"Port {port} of 127.0.0.1 is in use by another program."),
+            (("--port", "80000"), "80000 is no port: they go from 0 to 65535."),
+            (("--port", "-1"), "-1 is no port: they go from 0 to 65535."),
+            (("--workers", "-3"), "-3 workers cannot be started. Say 1 to 256, or 0"),
+        ):
+            assert expected in paragraph(command_line("serve", "package", *words)), words
+
+
+def test_a_package_whose_libraries_are_missing_is_tried_in_vain_in_one_paragraph(
+    command_line: CommandLine, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = command_line("export", "server", "tiny.onnx", "--sample", "data.npz", "--directory", "package")
+    assert made.returncode == 0, made.stderr
+    hide("uvloop", tmp_path / "hidden", monkeypatch)
+    ended = command_line("try", "package")
+    assert ended.returncode == 2
+    assert "It wrote: serve.py cannot start. uvloop is not installed. Run: pip install -r req" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     """No file may grow past 100 kB, which is what a disk that fills up in the middle of a model looks like."""
     ended = subprocess.run(
@@ -347,6 +397,38 @@ def test_an_interrupt_ends_at_once_and_leaves_nothing(
     assert output == ""
     assert errors.strip() == "Cancelled; nothing unfinished was kept."
     assert processes_in(default_workspace) == []
+
+
+def test_an_interrupt_while_it_is_imported_ends_without_a_traceback(tmp_path: Path) -> None:
+    """A module that all commands need, in which the interrupt comes: libraries may swallow it, as this one does."""
+    (tmp_path / "tyro.py").write_text(
+        "import contextlib, os, signal, time\n"
+        "with contextlib.suppress(KeyboardInterrupt):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(50)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "workbench", "plugins"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr.strip() == "Cancelled; nothing unfinished was kept."
+
+
+@pytest.mark.parametrize("words", [("plugins",), ("export", "server", "--help")])
+def test_output_that_nobody_reads_ends_it_without_a_traceback(words: tuple[str, ...]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "workbench", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert (process.stderr.read(), process.wait(60)) == ("", 141)
 
 
 def test_nothing_is_written_into_the_current_folder_unasked(

@@ -25,7 +25,7 @@ from workbench.errors import ExportError, ServiceError
 from workbench.exporters import Package, export_package
 from workbench.importers import load_model
 from workbench.provenance import SIGNATURE, verify_package
-from workbench.served_versions import add_version, reload_service
+from workbench.served_versions import add_version, reload_service, versions_of
 from workbench.trial import try_package
 
 Export = Callable[..., Package]
@@ -45,7 +45,8 @@ def export(model_file: Callable[..., Path], tiny_data: Dataset, tmp_path: Path) 
         candidate = Candidate(
             f"candidate {version}", build_engine(load_model(path), options.pop("backend", "onnxruntime"))
         )
-        folder, exporter = tmp_path / f"package-{version}", options.pop("exporter", "server")
+        folder = tmp_path / f"package-{options.pop('folder', version)}"
+        exporter = options.pop("exporter", "server")
         chosen = {"version": version, **options} if exporter == "server" else {}
         return export_package(candidate, exporter, chosen, sample=tiny_data, directory=folder)
 
@@ -107,6 +108,7 @@ def test_a_running_server_takes_it_up_under_load(export: Export) -> None:
 def test_a_third_version_comes_after_the_second(export: Export) -> None:
     package = add_version(add_version(export("1"), export("2", 2)), export("3", 3))
     assert [version for version, _, _ in models(package)] == ["1", "2", "3"]
+    assert versions_of(package) == ("tiny", ("1", "2", "3"))
     assert verify_package(package.directory).ok
     assert try_package(package).matches
 
@@ -117,7 +119,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(export: Export) -> Non
     damaged = export("damaged")
     change(damaged.directory)
     for newer, words in (
-        (package, "has version 1 of tiny already"),
+        (package, r"has version 1 of tiny already\. Export the newer one with another version, e\.g\. version=2"),
         (export("other", name="other"), "serves other, and .* serves tiny"),
         (export("wide", wide=1), r"has other outputs: scores FP32 \[-1, 4\], and version 1 has scores FP32 \[-1, 3\]"),
         (export("triton", exporter="triton"), "is a package of the exporter triton"),
@@ -127,6 +129,15 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(export: Export) -> Non
         with pytest.raises(ExportError, match=words):
             add_version(package, newer)
     assert {path: path.read_bytes() for path in package.directory.rglob("*") if path.is_file()} == before
+
+
+def test_the_version_that_is_proposed_instead_is_a_free_one(export: Export) -> None:
+    package = add_version(add_version(export("1"), export("2", 2)), export("10", 3))
+    with pytest.raises(ExportError, match=r"has version 1 of tiny already.*e\.g\. version=11\."):
+        add_version(package, export("1", 4, folder="other"))
+    named = export("stable")
+    with pytest.raises(ExportError, match=r"has version stable of tiny already.*e\.g\. version=1\."):
+        add_version(named, export("stable", 2, folder="another"))
 
 
 def test_a_package_that_was_changed_by_hand_is_not_covered_up(export: Export) -> None:
@@ -156,8 +167,17 @@ def test_the_command_says_what_it_did(export: Export, capsys: pytest.CaptureFixt
         assert server.process.stderr is not None
         assert "Serving tiny 2" in json.loads(server.process.stderr.readline())["message"]
     said = capsys.readouterr().out
-    assert "serves candidate 2 now; fingerprint sha256:" in said
+    assert "serves tiny 2 now, and no other version of it.\nFingerprint: sha256:" in said
     assert f"Process {server.process.pid} was told" in said
+    commands.add_version(package.directory, export("3").directory)
+    assert "serves tiny 2 and 3 now; requests that name none get 3." in capsys.readouterr().out
+
+
+def test_nothing_is_changed_for_a_process_that_is_no_service(export: Export) -> None:
+    package, newer = export("1"), export("2")
+    with pytest.raises(ServiceError, match="is no exported server"):
+        commands.add_version(package.directory, newer.directory, pid=os.getpid())
+    assert versions_of(package) == ("tiny", ("1",))
 
 
 def test_only_a_server_is_sent_the_signal() -> None:

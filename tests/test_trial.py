@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from workbench.backends import build_engine
 from workbench.comparison import Candidate
 from workbench.dataset import Dataset
-from workbench.errors import Cancelled, ExportError
+from workbench.errors import Cancelled, ExportError, OptionsError
 from workbench.exporters import Package, export_package, read_package
 from workbench.model import Model
 from workbench.trial import KEY_VARIABLE, Trial, serve_package, try_package
@@ -79,15 +80,29 @@ def test_a_cancel_while_it_starts_ends_it(package: Package, processes_in: Callab
     assert not [command for command in processes_in(package.directory.parent) if "serve.py" in command]
 
 
-def test_a_port_that_is_taken_is_an_error_in_words(package: Package) -> None:
+def test_a_port_that_cannot_be_had_is_an_error_in_words(package: Package) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
+        port = taken.getsockname()[1]
         with (
-            pytest.raises(ExportError, match=r"ready but ended with code 2\. It wrote: .*(in use|cannot|bind)"),
-            serve_package(package, port=taken.getsockname()[1]),
+            pytest.raises(ExportError, match=rf"^Port {port} of 127\.0\.0\.1 is in use by another program\."),
+            serve_package(package, port=port),
         ):
             pass
+    with pytest.raises(OptionsError, match=r"^80000 is no port"), serve_package(package, port=80_000):
+        pass
+    with pytest.raises(OptionsError, match=r"^257 workers cannot be started"), serve_package(package, workers=257):
+        pass
+
+
+def test_a_package_is_named_by_its_folder_too(package: Package) -> None:
+    folder = package.directory
+    assert try_package(str(folder)).matches
+    with serve_package(folder) as serving:
+        assert status(*serving, {}) == 200
+    with pytest.raises(ExportError, match="holds no package"):
+        try_package(folder.parent / "none")
 
 
 def test_a_request_that_the_server_does_not_take_is_an_error_in_words(package: Package) -> None:
@@ -138,11 +153,48 @@ def test_several_workers_answer_and_end_together(package: Package, processes_in:
 
 SERVE = """
 import sys
-from pathlib import Path
-from workbench.exporters import read_package
 from workbench.trial import become_service
-become_service(read_package(Path(sys.argv[1])), port=0)
+become_service(sys.argv[1], port=int(sys.argv[2]))
 """
+
+
+def two_ports() -> int:
+    """A port that is free and followed by one that is free."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_grpc_has_the_port_after_it_or_it_says_where_it_is(keyed: Package, taken: bool) -> None:
+    port = two_ports()
+    with contextlib.ExitStack() as ends:
+        if taken:
+            other = ends.enter_context(socket.socket())
+            other.bind(("127.0.0.1", port + 1))
+            other.listen()
+        process = ends.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-c", SERVE, keyed.directory, str(port)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        ends.callback(process.kill)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        where, grpc = process.stdout.readline(), process.stdout.readline().removeprefix("gRPC: 127.0.0.1:").strip()
+        assert f"127.0.0.1:{port}/v2/models/tiny once it is loaded" in where
+        found, _, reason = grpc.partition(", ")
+        assert (found == str(port + 1)) is not taken
+        assert reason == (f"as {port + 1} cannot be had" if taken else "")
+        assert json.loads(process.stderr.readline())["labels.grpc_port"] == int(found)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -151,7 +203,7 @@ def test_a_process_becomes_the_service_and_ends_as_that_does(
 ) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with subprocess.Popen(
-        [sys.executable, "-c", SERVE, keyed.directory],
+        [sys.executable, "-c", SERVE, keyed.directory, "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -27,6 +27,7 @@ from workbench.exporters import CHECKSUMS, MANIFEST, export_package, read_packag
 from workbench.model import Model
 from workbench.provenance import fingerprint_of, verify_package
 from workbench.provenance._checksums import checksums, read_checksums
+from workbench.report import format_size
 from workbench.trial import try_package
 from workbench.workspace import Workspace
 
@@ -54,7 +55,9 @@ def test_a_package_as_exported_is_fine_and_what_that_means_is_said(exported: Pat
     assert verification.files == len((exported / CHECKSUMS).read_text().splitlines())
     assert verification.signature == "none"
     assert verification.fingerprint == hashlib.sha256((exported / CHECKSUMS).read_bytes()).hexdigest()
-    assert str(verification).startswith(f"All {verification.files} files (")
+    listed = [line[66:] for line in (exported / CHECKSUMS).read_text().splitlines()]
+    size = format_size(sum((exported / name).stat().st_size for name in listed) / 1e6)
+    assert str(verification).startswith(f"All {verification.files} files ({size}) of")
     assert "It is not signed. Somebody who changed files and SHA256SUMS alike would not be noticed" in str(verification)
     assert seen[-1] == pytest.approx(1)
 

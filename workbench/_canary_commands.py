@@ -72,7 +72,7 @@ def canary(
 
 
 def _print_steps(steps: tuple[CanaryStep, ...], *, headed: bool = True) -> None:
-    lines = [(*_HEADINGS, "result")] if headed and steps else []
+    lines: list[tuple[str, ...]] = [(*_HEADINGS, "result")] if headed and steps else []
     lines += [_cells(step) for step in steps]
     for *cells, result in lines:
         aligned = (cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=True))

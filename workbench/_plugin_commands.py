@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: the signatures hold classes made at run time, which tyro reads.
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,17 +23,19 @@ from workbench._flags import (
     read_settings,
     show_progress,
 )
-from workbench._measure_commands import AccuracyFlags, LatencyFlags, ServingFlags, read_run
+from workbench._measure_commands import AccuracyFlags, ServingFlags, read_run
 from workbench.backends import build_engine
 from workbench.comparison import ORIGINAL, Candidate, Row, compare
 from workbench.dataset import Dataset
 from workbench.errors import DatasetError, ExportError, ModelError, OptionsError
 from workbench.exporters import check_backend, export_package
 from workbench.importers import importer_for, load_dataset, load_model
-from workbench.options import suggest, to_builtins
+from workbench.measure.latency import LatencyOptions
+from workbench.options import option, suggest, to_builtins
 from workbench.package_measure import measure_for_package
 from workbench.plugins import find_plugin
 from workbench.provenance import PASSWORD_VARIABLE, check_key, fingerprint_of
+from workbench.samples import SAMPLE_PREFIX
 from workbench.saving import save_model
 from workbench.serving_measurements import Measurements
 from workbench.serving_plan import describe_plan, plan_serving
@@ -50,6 +53,32 @@ SignKey = Annotated[
 Compare = Annotated[str, tyro.conf.arg(help="Samples to compare the original and its ONNX model on.")]
 
 
+@dataclass(frozen=True)
+class _RowOptions(LatencyOptions):
+    """How long and on what latency is measured."""
+
+    batch: (
+        Annotated[
+            int,
+            option(
+                "Samples per inference; if not given, 1, or the number that the model is fixed at.",
+                minimum=1,
+                maximum=4096,
+                unit="samples",
+            ),
+        ]
+        | None
+    ) = None  # type: ignore[assignment]  # of the flag alone: the model decides if it is not given
+
+
+RowFlags: Any = flags(_RowOptions)
+
+
+def _titled(name: str) -> tuple[Any, ...]:
+    """How tyro shows a plugin's options: under its name, which is in none of the flags."""
+    return tyro.conf.OmitArgPrefixes, tyro.conf.arg(name=name)
+
+
 def import_command(name: str) -> Callable[..., None]:
     """The command that converts files of one format to ONNX."""
     kind: Any = flags(find_plugin("importers", name).Options)
@@ -59,7 +88,7 @@ def import_command(name: str) -> Callable[..., None]:
         output: Output,
         samples: Compare = "",
         trust: Trust = False,
-        options: Annotated[kind, tyro.conf.OmitArgPrefixes] = kind(),
+        options: Annotated[kind, *_titled(name)] = kind(),
         workspace: Root = None,
     ) -> None:
         if (found := importer_for(Path(source).expanduser())) != name:
@@ -90,7 +119,7 @@ def transform_command(name: str) -> Callable[..., None]:
         model: Model,
         output: Output,
         data: Calibration = "",
-        options: Annotated[kind, tyro.conf.OmitArgPrefixes] = kind(),
+        options: Annotated[kind, *_titled(name)] = kind(),
         workspace: Root = None,
     ) -> None:
         if output.exists():  # said now, not after minutes of work
@@ -121,7 +150,10 @@ def export_command(name: str) -> Callable[..., None]:
             tyro.conf.Positional[str], tyro.conf.arg(help="A model file, or sample:digits; none with --run.")
         ] = "",
         sample: Annotated[
-            str, tyro.conf.arg(help="Samples; the first becomes the sample request. Those of the run, with --run.")
+            str,
+            tyro.conf.arg(
+                help="Samples; the first becomes the sample request. If none, those of the run or of sample:digits."
+            ),
         ] = "",
         run: Annotated[Path | None, tyro.conf.arg(help="A .json file that `run` wrote: a candidate of it.")] = None,
         candidate: Annotated[str, tyro.conf.arg(help="Which candidate of the run; the chosen one if not given.")] = "",
@@ -136,10 +168,10 @@ def export_command(name: str) -> Callable[..., None]:
             str, tyro.conf.arg(help="With --measure: a model to compare accuracy and speed with.")
         ] = "",
         measurement: ServingFlags = ServingFlags(),
-        latency: LatencyFlags = LatencyFlags(),
+        latency: RowFlags = RowFlags(),
         accuracy: AccuracyFlags = AccuracyFlags(),
         sign_key: SignKey = None,
-        options: Annotated[kind, tyro.conf.OmitArgPrefixes] = kind(),
+        options: Annotated[kind, *_titled(name)] = kind(),
         workspace: Root = None,
     ) -> None:
         if directory.exists():  # this and the next are said now, not after minutes of measuring
@@ -164,6 +196,7 @@ def export_command(name: str) -> Callable[..., None]:
             built = {**backend_options(backend, threads, provider), **read_settings(settings)}
             loaded = load_model(model)
             chosen = Candidate(loaded.name, build_engine(loaded, backend, built))
+            sample = sample or (model if model.startswith(SAMPLE_PREFIX) else "")
         check_backend(chosen, name)
         if not sample:
             raise DatasetError("There are no samples for the package's sample request.", "Give some with --sample.")
@@ -172,7 +205,8 @@ def export_command(name: str) -> Callable[..., None]:
         if measure:
             if row is None:
                 first = [_reference(original, chosen)] if original else []
-                wanted = (to_builtins(latency), to_builtins(accuracy))
+                batch = latency.batch or chosen.engine.model.fixed_batch or LatencyOptions().batch
+                wanted = ({**to_builtins(latency), "batch": batch}, to_builtins(accuracy))
                 row = _measure_row([*first, chosen], samples, *wanted, kept)
             serving = to_builtins(measurement)
             found = measure_for_package(
@@ -192,6 +226,8 @@ def export_command(name: str) -> Callable[..., None]:
         print(package.directory)
         if package.command:
             print(f"Start it there: {' '.join(package.command)}")
+        else:
+            print("README.md there says how to go on.")
         print(f"Fingerprint: sha256:{fingerprint_of(package.directory)}")
         print(_numbers_text(chosen, found, samples))
 

@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: tyro reads the signatures.
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import tyro
 from workbench.exporters import read_package
 from workbench.provenance import PASSWORD_VARIABLE, PENDING, SIGNATURE, fingerprint_of
 from workbench.served_versions import add_version as put_version
-from workbench.served_versions import reload_service
+from workbench.served_versions import check_service, reload_service, versions_of
 
 PackageFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="A package of the exporter server; changed.")]
 NewerFolder = Annotated[
@@ -35,12 +36,15 @@ def add_version(
     ] = None,
 ) -> None:
     """Put a newer version of a model into the package of a server, which takes it up while it answers."""
+    if pid:
+        check_service(pid)  # said now, not when the package is changed already
     old = read_package(package)
     was_signed = (old.directory / SIGNATURE).exists()
     if (old.directory / PENDING).exists():
         print("An add-version of this package was cut off: what it had begun is finished or undone first.")
     done = put_version(old, read_package(newer), keep_old=not drop_old, sign_key=sign_key)
-    print(f"{done.directory} serves {done.candidate} now; fingerprint sha256:{fingerprint_of(done.directory)}")
+    print(f"{done.directory} serves {_served(*versions_of(done))}.")
+    print(f"Fingerprint: sha256:{fingerprint_of(done.directory)}")
     if was_signed and not (done.directory / SIGNATURE).exists():
         print("Its signature was dropped, as it was of other files. --sign-key signs it again.")
     if pid:
@@ -48,3 +52,10 @@ def add_version(
         print(f"Process {pid} was told; its log says when it has changed.")
     else:
         print("A running service takes it up on SIGHUP: kill -HUP PID")
+
+
+def _served(name: str, versions: Sequence[str]) -> str:
+    *others, newest = versions
+    if not others:
+        return f"{name} {newest} now, and no other version of it"
+    return f"{name} {', '.join(others)} and {newest} now; requests that name none get {newest}"

@@ -29,7 +29,7 @@ KeyVariable = Annotated[
 
 def watch(
     url: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="Address of a service, or of a Prometheus.")],
-    options: Annotated[WatchFlags, tyro.conf.OmitArgPrefixes] = WatchFlags(),
+    options: Annotated[WatchFlags, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="watch")] = WatchFlags(),
     key_variable: KeyVariable = "",
 ) -> None:
     """Watch a running service: requests, latency, errors, batches, as they come."""
@@ -48,7 +48,7 @@ def watch(
 
 def load_service(
     url: Url,
-    options: Annotated[ServiceLoadFlags, tyro.conf.OmitArgPrefixes] = ServiceLoadFlags(),
+    options: Annotated[ServiceLoadFlags, tyro.conf.OmitArgPrefixes, tyro.conf.arg(name="load")] = ServiceLoadFlags(),
     data: Annotated[str, tyro.conf.arg(help="Samples to send: an .npz file, or sample:digits.")] = "",
     package: Annotated[Path | None, tyro.conf.arg(help="Package whose sample request is sent, without data.")] = None,
     key_variable: KeyVariable = "",

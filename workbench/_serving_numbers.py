@@ -63,7 +63,7 @@ def latencies(found: Measurements) -> tuple[Derived, Derived]:
         service = found.service
         source = f"measured over HTTP at {figure(service.rate)} queries/s"
         source += "" if service.kept_up else ", which it did not keep up with"
-        source += "; on a busy machine: measure again" if service.trust.caveats else ""
+        source += "; with doubts, so measure again" if service.trust.caveats else ""
         tail = source if service.whole_tail else f"the slowest of {service.completed:,}, {source}"
         return Derived(neat(service.p50_ms), "ms", source), Derived(neat(service.p99_ms), "ms", tail)
     if at_knee := knee(found.curve):

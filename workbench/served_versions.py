@@ -107,6 +107,17 @@ def _put(package: Package, newer: Package, keep_old: bool) -> None:
         write_json(fresh / _CONFIG, {**config, "models": [*kept, entry]})
 
 
+def versions_of(package: Package) -> tuple[str, tuple[str, ...]]:
+    """The model that a server's package is of, and the versions of it that it serves; the newest is last.
+
+    Raises:
+        ExportError: Its configuration cannot be used.
+    """
+    _, entries = _read_config(package)
+    name = entries[-1].name
+    return name, tuple(entry.version for entry in entries if entry.name == name)
+
+
 def reload_service(pid: int) -> None:
     """Has a service on this machine read its configuration again; its log says what came of it.
 
@@ -116,11 +127,24 @@ def reload_service(pid: int) -> None:
     Raises:
         ServiceError: There is no such service, or it is another user's.
     """
+    _signal(pid, signal.SIGHUP)
+
+
+def check_service(pid: int) -> None:
+    """Makes sure that there is a service that can be told, before anything is changed.
+
+    Raises:
+        ServiceError: As `reload_service`.
+    """
+    _signal(pid, 0)  # which none gets, but it is looked whether it could
+
+
+def _signal(pid: int, number: int) -> None:
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         if not any(Path(os.fsdecode(word)).name == "serve.py" for word in command):  # others end on this signal
             raise ServiceError(f"Process {pid} is no exported server.", "Give the one that its log calls process.pid.")
-        os.kill(pid, signal.SIGHUP)
+        os.kill(pid, number)
     except (FileNotFoundError, ProcessLookupError):
         raise ServiceError(f"There is no process {pid}.", "Give the one that its log calls process.pid.") from None
     except PermissionError:
@@ -128,7 +152,7 @@ def reload_service(pid: int) -> None:
 
 
 def _read(package: Package) -> tuple[dict[str, Any], list[_Entry]]:
-    """The configuration of a server's package, as it is and as far as it matters here."""
+    """The configuration of a server's package that is as it was exported."""
     if package.exporter != "server":
         raise ExportError(
             f"{package.directory} is a package of the exporter {package.exporter}: a version can be added to those of "
@@ -141,6 +165,11 @@ def _read(package: Package) -> tuple[dict[str, Any], list[_Entry]]:
             f"{package.directory} is not as it was exported: {faults[0]}{more}",
             "See `workbench verify`, and export it again.",
         )
+    return _read_config(package)
+
+
+def _read_config(package: Package) -> tuple[dict[str, Any], list[_Entry]]:
+    """A configuration as it is, and as far as it matters here."""
     try:
         content = (package.directory / _CONFIG).read_bytes()
         config = msgspec.json.decode(content, type=dict[str, Any])
@@ -177,9 +206,10 @@ def _check_fit(package: Package, newer: Package, old: list[_Entry], new: _Entry)
             "Give both the same name when they are exported, if one is to take the other's place.",
         )
     if new.version in {entry.version for entry in old}:
+        free = max((int(entry.version) for entry in old if entry.version.isdecimal()), default=0) + 1
         raise ExportError(
             f"{here} has version {new.version} of {new.name} already.",
-            "Export the newer one with another version, e.g. version=2.",
+            f"Export the newer one with another version, e.g. version={free}.",
         )
     for kind in ("inputs", "outputs"):
         was, will_be = (_spoken(getattr(entry, kind)) for entry in (old[-1], new))

@@ -8,23 +8,25 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from workbench.errors import ExportError
-from workbench.exporters import Package
+from workbench._ports import HOST, check_port, free_ports, why_not
+from workbench.errors import ExportError, OptionsError
+from workbench.exporters import Package, read_package
 from workbench.jobs import Progress, silent
 
 KEY_VARIABLE = "WORKBENCH_API_KEY"  # where a package exported with `api_key=environment` looks for its key
 _START_SECONDS = 30.0
+_MOST_WORKERS = 256  # which the service itself allows
 
 
 class _Address(NamedTuple):
@@ -94,12 +96,12 @@ class Trial:
 
 @contextlib.contextmanager
 def serve_package(
-    package: Package, *, port: int = 0, key: str = "", workers: int = 0, progress: Progress = silent
+    package: Package | str | Path, *, port: int = 0, key: str = "", workers: int = 0, progress: Progress = silent
 ) -> Iterator[Serving]:
     """Runs a package's server on 127.0.0.1 for as long as the block lasts, with this Python.
 
     Args:
-        package: A package with a `command`.
+        package: A package with a `command`, or its folder.
         port: Port to use; a free one if 0.
         key: What callers have to send, where the package was exported with `api_key=environment`; one is made up if
             empty.
@@ -110,8 +112,11 @@ def serve_package(
         Host and port, and beside them the key, the port for gRPC and the process.
 
     Raises:
-        ExportError: It is for another program, or does not become ready; the message holds the last lines it wrote.
+        ExportError: There is no package, it is for another program, its port is in use, or it does not become ready:
+            then the message holds the last lines it wrote.
+        OptionsError: There is no such port, or there cannot be so many workers.
     """
+    package = _read(package)
     start = _prepare(package, port, key, workers)
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -131,25 +136,28 @@ def serve_package(
             _end(process)
 
 
-def become_service(package: Package, *, port: int = 8000, workers: int = 0) -> NoReturn:
+def become_service(package: Package | str | Path, *, port: int = 8000, workers: int = 0) -> NoReturn:
     """Turns this process into a package's server on 127.0.0.1: it gets the signals, the log and the exit code.
 
     Where the package wants a key, it is that of `$WORKBENCH_API_KEY`; without one, a key is made up and printed.
 
     Args:
-        package: A package with a `command`.
+        package: A package with a `command`, or its folder.
         port: Port to use; a free one if 0.
         workers: Processes that answer side by side; as many as its config.json says if 0.
 
     Raises:
-        ExportError: It is for another program.
+        ExportError: There is no package, it is for another program, or its port is in use.
+        OptionsError: There is no such port, or there cannot be so many workers.
     """
+    package = _read(package)
     given = os.environ.get(KEY_VARIABLE, "")
     start = _prepare(package, port, given, workers)
     serving = start.serving
-    print(f"{package.name}: {serving.url}/v2/models/{package.name}, until Ctrl+C")
+    print(f"{package.name}: {serving.url}/v2/models/{package.name} once it is loaded, until Ctrl+C")
     if serving.grpc_port:
-        print(f"gRPC: {serving.host}:{serving.grpc_port}")
+        reason = f", as {port + 1} cannot be had" if port and serving.grpc_port != port + 1 else ""
+        print(f"gRPC: {serving.host}:{serving.grpc_port}{reason}")
     if serving.key:
         header = "Authorization: Bearer"
         print(f"Key: that of ${KEY_VARIABLE}" if given else f"Key, made for this run: {header} {serving.key}")
@@ -158,12 +166,17 @@ def become_service(package: Package, *, port: int = 8000, workers: int = 0) -> N
     os.execvpe(start.command[0], start.command, start.environment)
 
 
-def try_package(package: Package, *, progress: Progress = silent) -> Trial:
+def try_package(package: Package | str | Path, *, progress: Progress = silent) -> Trial:
     """Starts a package, sends its sample request, compares the answer with the expected one, stops it.
 
+    Args:
+        package: A package with a `command`, or its folder.
+        progress: Called while it starts; may raise to cancel.
+
     Raises:
-        ExportError: It is for another program, or does not start.
+        ExportError: There is no package, it is for another program, or it does not start.
     """
+    package = _read(package)
     _check_startable(package)
     request, expected = _sample(package)
     with serve_package(package, progress=progress) as serving:
@@ -192,17 +205,29 @@ class _Start:
     serving: Serving
 
 
+def _read(package: Package | str | Path) -> Package:
+    return package if isinstance(package, Package) else read_package(Path(package).expanduser())
+
+
 def _prepare(package: Package, port: int, key: str, workers: int) -> _Start:
     """What the package's config.json asks for: a key, a port for gRPC."""
     _check_startable(package)
+    if not 0 <= workers <= _MOST_WORKERS:
+        raise OptionsError(
+            f"{workers} workers cannot be started.", f"Say 1 to {_MOST_WORKERS}, or 0 for what its config.json says."
+        )
+    check_port(port)
     try:
         config = json.loads((package.directory / "config.json").read_bytes())
         keyed, grpc = config.get("api_key") == "environment", config.get("grpc") is True
     except (OSError, ValueError, AttributeError, RecursionError):
         keyed = grpc = False  # the server says what is wrong with it
     key = (key or secrets.token_urlsafe(24)) if keyed else ""
-    port, *others = _free_ports(1 + grpc) if not port else (port, *_free_ports(int(grpc)))
-    serving = Serving("127.0.0.1", port, key, *others)
+    if not port:
+        port, *others = free_ports(1 + grpc)
+    else:  # gRPC has the port after it, as the package's README says
+        others = [free for free in (port + 1, *free_ports(2)) if free != port and not why_not(free)][:1] if grpc else []
+    serving = Serving(HOST, port, key, *others)
     command = [sys.executable if word == "python" else word for word in package.command]
     command += ["--host", serving.host, "--port", str(port)]
     command += ["--grpc-port", str(serving.grpc_port)] if grpc else []
@@ -246,7 +271,7 @@ def _wait_until_ready(
         if process.poll() is not None:
             break
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+            connection = http.client.HTTPConnection(HOST, port, timeout=1)
             with contextlib.closing(connection):
                 connection.request("GET", "/v2/health/ready")
                 if connection.getresponse().status == 200:
@@ -271,12 +296,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different as they are held until the last is found."""
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]

@@ -21,7 +21,7 @@ from workbench.backends import build_engine
 from workbench.comparison import Candidate
 from workbench.dataset import Dataset
 from workbench.errors import Cancelled, DatasetError, ExportError, OptionsError, ServiceError
-from workbench.exporters import export_package
+from workbench.exporters import Package, export_package
 from workbench.measure.load import LoadPoint
 from workbench.model import Model
 from workbench.service.load import ServiceLoad, load_service
@@ -32,6 +32,7 @@ from workbench.workspace import Workspace
 
 SHORT = {"seconds": 0.6, "warmup_s": 0.2}
 ROOMY = {"queue": 64, "request_seconds": 10.0}
+RULES = Package(Path("rules"), "monitoring", "looper", "candidate", ())
 STEPS_OF_TWO = {"name": "steps", "datatype": "INT64", "shape": [2], "data": [2, 2]}
 
 
@@ -208,7 +209,9 @@ def test_another_machine_gets_no_load_unless_that_is_said() -> None:
         ({"pattern": "poisson", "rate": 50_000.0, "seconds": 600.0}, {}, OptionsError, "more than the 20,000,000"),
         ({}, {"request": {"inputs": []}}, DatasetError, "is none that looper takes .*'x'"),
         ({}, {"request": {"inputs": [{"name": "y"}]}}, DatasetError, "is none that looper takes .*It takes 'x' FP32"),
-        ({}, {"package": Path("nowhere")}, ExportError, "no sample request in nowhere"),
+        ({}, {"package": Path("nowhere")}, ExportError, r"There is no sample request in nowhere\. Give a package"),
+        ({}, {"package": RULES}, ExportError, r"no sample request in \S+, a package of the exporter monitoring\. Give"),
+        ({"rate": 50}, {}, OptionsError, r"rate = 50 is of arrivals.*Set pattern to poisson or constant"),
     ],
 )
 def test_what_cannot_be_sent_is_said_before(
@@ -227,6 +230,9 @@ def test_what_does_not_speak_http_is_said() -> None:
         load_service(address)
     with pytest.raises(ServiceError, match="is behind TLS"):
         load_service("https://127.0.0.1:8000")
+    number: Any = 5
+    with pytest.raises(ServiceError, match=r"is a text, not 5\. Write it like http://127"):
+        load_service(number)
 
 
 @contextlib.contextmanager
@@ -264,6 +270,9 @@ def test_the_command_sends_a_packages_request(url: str, tmp_path: Path, command_
     (tmp_path / "sample_request.json").write_text(json.dumps(request_of()))
     found = load_service(url, SHORT, package=tmp_path)
     assert found.sent == "the package's sample request"
+    (tmp_path / "image").mkdir()  # where a package for Kubernetes has it
+    (tmp_path / "sample_request.json").rename(tmp_path / "image" / "sample_request.json")
+    assert load_service(url, SHORT, package=tmp_path).sent == "the package's sample request"
     done = command_line(
         "load-service", url, "--seconds", "0.3", "--warmup-s", "0", "--rate", "30", "--pattern", "poisson"
     )

@@ -143,6 +143,13 @@ def test_what_cannot_be_watched_is_said(folder: Path, monkeypatch: pytest.Monkey
         watch_service(free_address())
     with serving(folder) as server, pytest.raises(ServiceError, match=r"does not serve other.*; it serves looper 3\."):
         watch_service(f"127.0.0.1:{server.port}", {"model": "other"})
+    with serving(folder) as server:
+        for wanted, words in (
+            ({"version": "9"}, r"does not serve version 9 of any model; it serves looper 3\."),
+            ({"model": "looper", "version": "9"}, r"does not serve version 9 of looper; "),
+        ):
+            with pytest.raises(ServiceError, match=words):
+                watch_service(f"127.0.0.1:{server.port}", wanted)
     with pytest.raises(OptionsError, match="every"):
         watch_service("127.0.0.1", {"every": 0.01})
     monkeypatch.setenv("SOME_KEY", "abc")
@@ -159,6 +166,7 @@ def test_moments_are_told_in_columns_and_words(folder: Path) -> None:
     facts = service_facts(moments[-1])
     assert (facts["Service"], facts["In flight"]) == ("looper 3", "0 of 16 at most")
     assert facts["Input x"] == "no request yet, or nothing to compare with"
+    assert service_facts(Moment(3.0, None, trouble="It does not answer.")) == {"Service": "It does not answer."}
     assert drift_words(0.42) == "like the known samples (mean 0.4 σ off)"
     assert drift_words(1.5) == "somewhat unlike the known samples (mean 1.5 σ off)"
     assert drift_words(7.0).startswith("unlike")

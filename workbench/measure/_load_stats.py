@@ -16,6 +16,7 @@ _SHARES = (0.50, 0.90, 0.95, 0.99)
 _BLOCKS = 20
 _MOST_SAMPLES = 20_000  # for the percentiles: more would change nothing but the time that their intervals take
 _DRIFT = 0.15  # first half against second half
+_VAGUE = 0.5  # half the 99th percentile's interval, as a share of it: above, its size is hardly known
 _LATE = 0.10  # the generator's own delay, as a share of the median latency
 _DRAIN_SHARE, _DRAIN_QUERIES = 0.03, 10
 
@@ -217,7 +218,8 @@ def _samples(count: int, p50: Estimate | None, p99: Estimate | None, offline: bo
         return Check("samples", "doubt", f"only {count} queries")
     if p99 is None:
         return Check("samples", "ok", f"{count:,} queries, too few for the 99th percentile, which is not shown")
-    return Check("samples", "ok", f"{count:,} queries; the 99th percentile is known to ±{100 * p99.spread:.0f} %")
+    known = f"{count:,} queries; the 99th percentile is known to ±{100 * p99.spread:.0f} %"
+    return Check("samples", "doubt", f"{known} only") if p99.spread > _VAGUE else Check("samples", "ok", known)
 
 
 def _stable(notes: NDArray[np.int64], log: Log, setting: Setting, open_loop: bool, kept_up: bool) -> Check:
@@ -242,5 +244,6 @@ def _schedule(late_ms: float, p50: Estimate | None, open_loop: bool) -> Iterator
     """Whether queries were sent when they were due."""
     if not open_loop or p50 is None:
         return
-    text = f"queries began {1000 * late_ms:.0f} µs after they could have, on average"
+    late = f"{late_ms:.1f} ms" if late_ms >= 1 else f"{1000 * late_ms:.0f} µs"
+    text = f"queries began {late} after they could have, on average"
     yield Check("schedule", "doubt" if late_ms > _LATE * p50.value else "ok", text)

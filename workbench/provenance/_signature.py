@@ -128,7 +128,8 @@ def _hashing(folder: Path) -> Any:
 
 
 def _bad_key(key: Path, error: Exception, hint: str) -> ExportError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    end = "" if reason.endswith(("?", "!")) else "."
     return ExportError(
-        f"The key {key} cannot be used: {reason}.", f"It must be an elliptic-curve key in a PEM file; {hint}."
+        f"The key {key} cannot be used: {reason}{end}", f"It must be an elliptic-curve key in a PEM file; {hint}."
     )

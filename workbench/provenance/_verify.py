@@ -15,13 +15,27 @@ from workbench.jobs import Progress, silent
 from workbench.provenance._checksums import CHECKSUMS, PENDING, SIGNATURE, hash_stream, is_inside, read_checksums, shown
 from workbench.provenance._entries import MANIFEST, READ_ERRORS, Entry, open_entries
 from workbench.provenance._signature import check_signature
+from workbench.report import format_size
 
+_PARTS = {"provenance", "sample_request.json", "sample_response.json"}  # by which a part of a package is known
 _LONGEST = 64_000_000  # bytes of checksums, and of a manifest, that are read at once
 _KINDS = {
     "link": "is a link; packages hold none, and it was not followed",
     "special": "is a pipe, a socket or a device, and was not opened",
     "unreadable": "cannot be read",
 }
+_COUNTED = {  # one, and several
+    "changed": ("file changed", "files changed"),
+    "missing": ("file missing", "files missing"),
+    "added": ("file added", "files added"),
+    "link": ("link", "links"),
+    "special": ("pipe or device", "pipes or devices"),
+    "unreadable": ("unreadable", "unreadable"),
+    "outside": ("path outside the package", "paths outside the package"),
+    "damaged": ("damaged part", "damaged parts"),
+    "signature": ("signature not as expected", "signatures not as expected"),
+}
+_MOST_SHOWN = 20
 _BYTECODE = (
     "was added: Python writes such files when the package runs, and somebody else can too; Python runs them instead "
     "of the source. Delete the folder, and set PYTHONDONTWRITEBYTECODE=1 where the package runs"
@@ -78,11 +92,11 @@ class Verification:
         return not self.faults
 
     def __str__(self) -> str:
-        size = f"{self.size_bytes / 1e6:.1f} MB"
         if self.faults:
             lines = [f"{self.place} is not as it was exported: {self._count()}."]
-            return "\n".join([*lines, *(f"  ✗ {fault}" for fault in self.faults)])
-        found = f"All {self.files} files ({size}) of {self.place} are as they were exported"
+            return "\n".join([*lines, *(f"  ✗ {fault}" for fault in self._first()), *self._rest()])
+        size = format_size(self.size_bytes / 1e6)
+        found = f"All {self.files:,} files ({size}) of {self.place} are as they were exported"
         if self.signature == "valid":
             return f"{found}, and the signature was made with this key."
         if self.fingerprint_known:
@@ -97,8 +111,18 @@ class Verification:
 
     def _count(self) -> str:
         counts = Counter(fault.kind for fault in self.faults)
-        words = {"link": "links", "special": "no files", "signature": "not signed as expected", "outside": "outside"}
-        return ", ".join(f"{count} {words.get(kind, kind)}" for kind, count in counts.items())
+        return ", ".join(f"{count:,} {_COUNTED[kind][count > 1]}" for kind, count in counts.items())
+
+    def _first(self) -> Sequence[Fault]:
+        """The faults that are shown: of many, those of rare kinds before the thousands of one kind."""
+        if len(self.faults) <= _MOST_SHOWN:
+            return self.faults
+        counts = Counter(fault.kind for fault in self.faults)
+        return sorted(self.faults, key=lambda fault: (fault.name != PENDING, counts[fault.kind]))[:_MOST_SHOWN]
+
+    def _rest(self) -> Sequence[str]:
+        more = len(self.faults) - _MOST_SHOWN
+        return [f"  ... and {more:,} more"] if more > 0 else []
 
 
 def verify_package(
@@ -117,12 +141,15 @@ def verify_package(
         MissingDependencyError: A key is given, and what checks signatures is not installed.
     """
     place = Path(directory).expanduser().absolute()
+    public = None if key is None else Path(key).expanduser()
+    if public is not None and not public.is_file():
+        raise ExportError(
+            f"The key {public} cannot be used: there is no such file.", "Check the path, and name the public one."
+        )
     with open_entries(place) as entries:
         found = {entry.name: entry for entry in entries}
         if CHECKSUMS not in found and MANIFEST not in found:
-            raise ExportError(
-                f"{place} holds no package: it has neither {MANIFEST} nor {CHECKSUMS}.", "Check the path."
-            )
+            raise _no_package(place, found)
         faults = [Fault(entry.kind, shown(entry.name), _KINDS[entry.kind]) for entry in entries if entry.kind != "file"]
         counts = Counter(entry.name for entry in entries)
         faults += [Fault("damaged", shown(name), "is there more than once") for name in counts if counts[name] > 1]
@@ -141,13 +168,23 @@ def verify_package(
     if given and given != own:
         faults.append(Fault("changed", CHECKSUMS, f"has another fingerprint: sha256:{own or '–'}"))
     signature: Literal["none", "unchecked", "valid", "invalid"] = "unchecked" if SIGNATURE in found else "none"
-    if key is not None:
+    if public is not None:
         there = SIGNATURE in found and found[SIGNATURE].kind == "file"
-        reason = check_signature(place, Path(key).expanduser()) if there else "is missing"
+        reason = check_signature(place, public) if there else "is missing"
         signature = "invalid" if reason else "valid"
         faults += [Fault("signature", SIGNATURE, reason)] if reason else []
     size = sum(entry.size for entry in compared)
     return Verification(place, len(compared), size, tuple(faults), own, bool(given), signature)
+
+
+def _no_package(place: Path, found: Mapping[str, Entry]) -> ExportError:
+    """What is said of a place without a manifest and checksums: an archive that was cut off has neither either."""
+    lacks = f"neither {MANIFEST} nor {CHECKSUMS}"
+    if part := next((name for name in found if _PARTS & {*name.split("/")}), None):
+        return ExportError(
+            f"{place} is no whole package: it has {shown(part)}, but {lacks}.", "Fetch it again, or unpack it again."
+        )
+    return ExportError(f"{place} holds no package: it has {lacks}.", "Check the path.")
 
 
 def _listed(found: Mapping[str, Entry], faults: list[Fault]) -> tuple[dict[str, str], str]:

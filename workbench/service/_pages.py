@@ -25,6 +25,7 @@ _REMEDIES = {
     403: "Give the service's key.",
     404: "Check the address and the model's name.",
 }
+_ADDRESS = "Write it like http://127.0.0.1:8000."
 _NO_PROXY = urllib.request.ProxyHandler({})  # services are near; one on this machine is nothing to ask a proxy for
 _SCRAPED = "workbench_scraped"  # a label of ours on the times at which a Prometheus read its instances
 
@@ -150,6 +151,8 @@ def base_url(url: str) -> str:
     Raises:
         ServiceError: It is no address.
     """
+    if not isinstance(url, str):  # a caller in Python may not check its types
+        raise ServiceError(f"The address of a service is a text, not {url!r:.80}.", _ADDRESS)
     trimmed = url.strip()
     address = (trimmed if "://" in trimmed else f"http://{trimmed}").rstrip("/")
     try:
@@ -158,7 +161,7 @@ def base_url(url: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise ServiceError(f"'{url}' is no address of a service.", "Write it like http://127.0.0.1:8000.")
+        raise ServiceError(f"'{url}' is no address of a service.", _ADDRESS)
     return address.removesuffix("/metrics")
 
 

@@ -27,6 +27,7 @@ Arrays = Mapping[str, NDArray[Any]]
 Tensors = Literal["binary", "json"]
 
 MOST_REQUESTS, _MOST_BYTES = 64, 64_000_000  # different ones that are sent in turns, and all of them together
+_SAMPLES = ("sample_request.json", "image/sample_request.json")  # the latter of an image's build context
 _DTYPES = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in DATATYPES.items()}
 
 
@@ -134,11 +135,15 @@ def package_sample(package: Package | Path) -> dict[str, Any]:
     Raises:
         ExportError: It has none.
     """
-    path = (package.directory if isinstance(package, Package) else package) / "sample_request.json"
+    folder = package.directory if isinstance(package, Package) else package
+    path = next((path for path in (folder / name for name in _SAMPLES) if path.is_file()), None)
+    if path is None:
+        kind = f", a package of the exporter {package.exporter}" if isinstance(package, Package) else ""
+        raise ExportError(f"There is no sample request in {folder}{kind}.", "Give a package that serves, or samples.")
     try:
         request: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ExportError(f"There is no sample request in {path} ({error}).", "Export the candidate again.") from None
+        raise ExportError(f"{path} cannot be used ({error}).", "Export the candidate again.") from None
     return request
 
 

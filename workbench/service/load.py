@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from workbench.dataset import Dataset
+from workbench.errors import OptionsError
 from workbench.exporters import Package
 from workbench.jobs import Progress, run_watched, silent
 from workbench.measure._load_stats import Setting, summarize
@@ -39,6 +40,7 @@ from workbench.service._requests import (
 )
 from workbench.service._traffic import Sent, send_requests
 
+_RATE = 50.0  # arrivals per second where none are given
 _RANDOM = 8  # different requests of random values
 _SETTLED = 0.15  # halves of the warm-up that agree this well
 _BUSY = 0.8  # of one core: above it the sender may be what is measured
@@ -55,10 +57,19 @@ class ServiceLoadOptions:
     connections: Annotated[
         int, option("Connections, which are the requests under way at most.", minimum=1, maximum=512)
     ] = 8
-    rate: Annotated[
-        float,
-        option("Arrivals per second, for poisson and constant.", minimum=0.01, maximum=50_000, unit="requests/s"),
-    ] = 50.0
+    rate: (
+        Annotated[
+            float,
+            option(
+                f"Arrivals per second, for poisson and constant; {_RATE:g} if not given.",
+                minimum=0.01,
+                maximum=50_000,
+                unit="requests/s",
+                example="200",
+            ),
+        ]
+        | None
+    ) = None
     seconds: Annotated[float, option("How long requests come.", minimum=0.2, maximum=600, unit="s")] = 10.0
     tensors: Annotated[
         Tensors, option("binary: as bytes after the request's head, which costs the service least. json: as text.")
@@ -162,8 +173,14 @@ def load_service(
         ExportError: The package has no sample request.
     """
     checked = make_options(ServiceLoadOptions, options, "load_service")
+    rate = checked.rate or _RATE
     if checked.pattern != "closed":
-        check_arrivals(checked.rate, checked.seconds)
+        check_arrivals(rate, checked.seconds)
+    elif checked.rate is not None:
+        raise OptionsError(
+            f"rate = {rate:g} is of arrivals, but pattern is closed: each connection sends when its answer is there.",
+            "Set pattern to poisson or constant, or leave the rate out.",
+        )
     target, host = find_target(url, checked.remote)
     model = find_model(url, key, checked.model, checked.version)
     feeds, words = _choose(model, checked, request, package, dataset)
@@ -174,7 +191,7 @@ def load_service(
         checked.pattern,
         checked.seconds,
         concurrency=checked.connections,
-        rate=checked.rate,
+        rate=rate,
         max_wait_s=checked.max_wait_s,
         seed=checked.seed,
     )

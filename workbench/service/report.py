@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from workbench.load_report import format_ms, format_rate
-from workbench.report import Cell, columns, format_estimate, format_seconds, format_size
+from workbench.report import Cell, columns, format_seconds, format_size
 from workbench.service.load import ServiceLoad
 from workbench.service.metrics import ServiceStats
 from workbench.service.watch import Moment
@@ -40,7 +40,7 @@ def service_facts(moment: Moment) -> dict[str, str]:
     """What a service is doing, as names and values."""
     stats = moment.stats
     if stats is None:
-        return {"Service": f"does not answer: {moment.trouble}"}
+        return {"Service": moment.trouble}
     wanted = [f"{name} {version}" for name, version in moment.served if _is_of(stats, name, version)]
     facts = {
         "Service": ", ".join(wanted) or "nothing that is served",
@@ -84,7 +84,7 @@ def service_load_facts(load: ServiceLoad) -> dict[str, str]:
         offered = "" if stats.offered_per_second is None else f" of {format_rate(stats.offered_per_second)} offered"
         rate, how = format_rate(stats.queries_per_second), _PATTERNS[stats.pattern]
         facts["Answered well"] = f"{rate} requests/s{offered}, {how} on {stats.instances} connections"
-        facts["Latency"] = f"p50 {format_estimate(stats.p50)} ms, {_tail(load)}"
+        facts["Latency"] = f"{_median(load)}{_tail(load)}"
         if stats.pattern != "closed":
             waited = format_ms(stats.queueing_ms)
             facts["Latency"] += f", of which {waited} ms waiting to be sent on average"
@@ -108,10 +108,16 @@ def _answers(load: ServiceLoad) -> str:
     return "; ".join(words)
 
 
+def _median(load: ServiceLoad) -> str:
+    assert load.stats is not None
+    p50 = load.stats.p50
+    return f"p50 {format_ms(p50.value)} ms, " if p50 else ""
+
+
 def _tail(load: ServiceLoad) -> str:
     assert load.stats is not None
     p99 = load.stats.p99
-    return f"p99 {format_estimate(p99)} ms" if p99 else f"slowest {format_ms(load.stats.worst_ms)} ms"
+    return f"p99 {format_ms(p99.value)} ms" if p99 else f"slowest {format_ms(load.stats.worst_ms)} ms"
 
 
 def _latency(stats: ServiceStats) -> str:

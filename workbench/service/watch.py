@@ -155,7 +155,7 @@ def _check_served(url: str, reading: Reading, model: str, version: str) -> None:
     if not (model or version) or any(model in ("", name) and version in ("", own) for name, own in served):
         return
     there = ", ".join(f"{name} {own}" for name, own in served) or "nothing"
-    wanted = " ".join(filter(None, (model or "any model", f"version {version}" if version else "")))
+    wanted = " of ".join(filter(None, (f"version {version}" if version else "", model or "any model")))
     raise ServiceError(f"{url} does not serve {wanted}; it serves {there}.", "Choose one of these, or leave it empty.")
 
 

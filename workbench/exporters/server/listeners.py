@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import ipaddress
 import logging
 import socket
@@ -121,8 +122,14 @@ def bind(host: str, port: int, option: str = "--port", *, shared: bool = False) 
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
+        if isinstance(error, OverflowError):
+            raise CannotStart(f"{port} is no port: they go from 0 to 65535. Choose another with {option}.") from None
+        if error.errno == errno.EADDRINUSE:
+            raise CannotStart(
+                f"{host} port {port} is in use by another program. Choose another with {option}."
+            ) from None
         raise CannotStart(
-            f"{host} port {port} cannot be used: {error}. Choose others with --host and {option}."
+            f"{host} port {port} cannot be used: {error.strerror}. Choose others with --host and {option}."
         ) from None
     return listener
 

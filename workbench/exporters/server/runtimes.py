@@ -13,10 +13,12 @@ import numpy as np
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
     from .config import CannotStart, ModelConfig
+    from .missing import say_missing
     from .protocol import Array
     from .sessions import BadValues, Node, Session
 else:
     from config import CannotStart, ModelConfig
+    from missing import say_missing
     from protocol import Array
     from sessions import BadValues, Node, Session
 
@@ -44,8 +46,15 @@ def open_sessions(config: ModelConfig, path: Path) -> Sequence[Session]:
     """Loads a model with the library that it was measured with, a session for each instance.
 
     Raises:
-        CannotStart: If the model or its device cannot be used.
+        CannotStart: If the library, the model or its device cannot be used.
     """
+    try:
+        return _open_sessions(config, path)
+    except ImportError as error:
+        raise CannotStart(say_missing(error)) from None
+
+
+def _open_sessions(config: ModelConfig, path: Path) -> Sequence[Session]:
     if config.backend == "tensorrt":  # packages of other backends lack what that needs
         if TYPE_CHECKING:
             from .plans import open_plan

@@ -7,15 +7,16 @@ import contextlib
 import ctypes
 import functools
 import logging
+import os
 import signal
 import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import uvloop
-
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
+    import uvloop
+
     from .board import Board
     from .config import MOST_WORKERS, CannotStart, Config, read_config, read_key
     from .listeners import bind, bind_shared, check_open
@@ -25,13 +26,21 @@ if TYPE_CHECKING:  # type checkers find these files in a package, but they are s
     from .workers import Report, Supervisor
 else:
     sys.dont_write_bytecode = True  # a package stays as its checksums say
-    from board import Board
-    from config import MOST_WORKERS, CannotStart, Config, read_config, read_key
-    from listeners import bind, bind_shared, check_open
-    from logs import EcsLines, log_to_stderr
-    from models import Loader, Models
-    from server import serve
-    from workers import Report, Supervisor
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until there is something to end in order
+    from missing import say_missing
+
+    try:
+        import uvloop
+        from board import Board
+        from config import MOST_WORKERS, CannotStart, Config, read_config, read_key
+        from listeners import bind, bind_shared, check_open
+        from logs import EcsLines, log_to_stderr
+        from models import Loader, Models
+        from server import serve
+        from workers import Report, Supervisor
+    except ImportError as error:
+        print(f"serve.py cannot start. {say_missing(error)}", file=sys.stderr)
+        sys.exit(2)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of the C library's settings
 LARGE_BLOCK = 2 << 20  # bytes: larger ones go back to the system as soon as they are free

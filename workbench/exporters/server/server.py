@@ -16,20 +16,22 @@ import msgspec
 import uvicorn
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
-    from .config import Config
+    from .config import CannotStart, Config
     from .connection import Connection
     from .grpc_service import GrpcService
     from .limits import Budget
     from .listeners import FairListener, turn_away
+    from .missing import say_missing
     from .models import Loader, Models
     from .service import Service
     from .workers import Report
 else:
-    from config import Config
+    from config import CannotStart, Config
     from connection import Connection
     from grpc_service import GrpcService
     from limits import Budget
     from listeners import FairListener, turn_away
+    from missing import say_missing
     from models import Loader, Models
     from service import Service
     from workers import Report
@@ -154,7 +156,11 @@ async def serve(
     report: Report,
     lifeline: int | None,
 ) -> None:
-    """Serves over HTTP, and over gRPC if it is to, until a signal comes."""
+    """Serves over HTTP, and over gRPC if it is to, until a signal comes.
+
+    Raises:
+        CannotStart: If gRPC's port cannot be used, or what it takes is not installed.
+    """
     budget = Budget(config.limits)
     most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     limits = msgspec.structs.replace(
@@ -176,7 +182,10 @@ async def serve(
     async with contextlib.AsyncExitStack() as ends:
         port = None
         if config.grpc:
-            service = GrpcService(models, config.limits, budget)
+            try:
+                service = GrpcService(models, config.limits, budget)
+            except ImportError as error:
+                raise CannotStart(say_missing(error)) from None
             port = await service.start(*grpc, shared=models.board.workers > 1)
             ends.push_async_callback(lambda: service.stop(_patience(models, settings)))
         await Server(settings, models, loader, report, port, lifeline).serve(sockets=[listener])

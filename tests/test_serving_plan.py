@@ -180,7 +180,7 @@ def test_a_tail_of_few_requests_is_no_99th_percentile(candidate: Candidate) -> N
 
 def test_what_speaks_against_the_measurement_is_said(candidate: Candidate) -> None:
     busy = replace(SERVICE, trust=Trust((Check("other load", "doubt", "other processes took 50 % of the processors"),)))
-    assert "on a busy machine: measure again" in plan_serving(candidate, Measurements(service=busy)).p50_ms.source
+    assert "; with doubts, so measure again" in plan_serving(candidate, Measurements(service=busy)).p50_ms.source
     assert str(busy).endswith("○ Measure again before you trust this: other processes took 50 % of the processors.")
 
 

@@ -80,8 +80,9 @@ def test_quantizing_shows_where_it_hurts_and_what_is_slower(tmp_path: Path) -> N
     done = execute("quantize.ipynb", tmp_path, samples=48, seconds=0.3)
     assert done.returncode == 0, done.stderr[-3000:]
     said = printed(tmp_path)
-    for words in ("entropy", "TensorRT takes signed", "stem/conv", "the budget of 0.5 holds", "10 layers in float"):
+    for words in ("entropy", "TensorRT takes signed", "stem/conv"):
         assert words in said
+    assert re.search(r"coarse: .* with \d+ layers in float: the budget of 0.5 holds", said)
     assert "not int8 dynamic: it is " in said  # slower, or on a busy machine not clearly faster
 
 

@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pip
-
 from tests.serving.proxies import find_program
 
 PACKAGES = ("podman", "runc", "slirp4netns")  # runc: crun refuses machines whose control groups are of both versions
@@ -230,8 +228,9 @@ def import_base(command: Docker, name: str) -> None:
     programs.update((f"bin/{name}", Path(find_program(name)).resolve()) for name in ("sh", "find", "chmod"))
     library = root / "usr/local/lib" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     shutil.copytree(sysconfig.get_path("stdlib"), library, ignore=shutil.ignore_patterns(*_LEFT_OUT))
-    for path in pip.__path__:
-        shutil.copytree(path, library / "site-packages" / "pip", ignore=shutil.ignore_patterns("__pycache__"))
+    # By its path: importing it would have setuptools fall back to the standard library's distutils in this process.
+    pip = Path(sysconfig.get_path("purelib"), "pip")
+    shutil.copytree(pip, library / "site-packages" / "pip", ignore=shutil.ignore_patterns("__pycache__"))
     for place, program in programs.items():
         _copy(program, root / place)
     start = root / "usr/local/bin/pip"

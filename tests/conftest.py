@@ -201,3 +201,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and exitstatus == 0:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def small(tmp_path: Path, model_file: Callable[..., Path], npz: Callable[..., Path]) -> Path:
+    """A small model with labelled samples, in the folder that commands run in."""
+    npz(x=np.eye(4, dtype=np.float32)[[0, 1, 2]], labels=np.arange(3))
+    return model_file(tmp_path / "tiny.onnx")

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.conftest import CommandLine
 from tests.refusals import paragraph
 from workbench.__main__ import main
-
-
-@pytest.fixture
-def small(tmp_path: Path, model_file: Callable[..., Path], npz: Callable[..., Path]) -> Path:
-    """A small model with labelled samples, in the folder that commands run in."""
-    npz(x=np.eye(4, dtype=np.float32)[[0, 1, 2]], labels=np.arange(3))
-    return model_file(tmp_path / "tiny.onnx")
 
 
 def test_a_package_runs_what_its_backend_was_told(command_line: CommandLine, small: Path, tmp_path: Path) -> None:

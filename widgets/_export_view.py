@@ -10,7 +10,7 @@ from widgets import _markup
 from workbench.exporters import Package
 from workbench.provenance import SIGNATURE, Verification
 from workbench.report import format_size
-from workbench.serving_measurements import COUNTED, Derived
+from workbench.serving_measurements import Derived
 from workbench.serving_plan import ServingPlan
 from workbench.trial import Trial
 
@@ -30,7 +30,6 @@ _STYLE = """<style>
 .wb-panel .wb-package.wb-first > .wb-group:first-of-type { margin-top: 0; }
 .wb-panel .wb-package pre { white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; }
 </style>"""
-
 _LABELS = {
     "max_batch": "largest batch",
     "batch_wait_ms": "longest wait for a batch",
@@ -130,12 +129,10 @@ def _row(label: str, value: str, source: str, *, usual: bool) -> str:
 
 
 def _value(number: Derived) -> str:
-    """A number with its unit, which is singular where it is one."""
+    """A number with its unit; a share as a percentage."""
     if not number.unit:
         return f"{100 * number.value:g} %" if 0 < number.value < 1 else f"{number.value:g}"
-    unit = number.unit.removesuffix("s") if number.value == 1 and number.unit in COUNTED else number.unit
-    digits = f"{number.value:,.0f}" if number.value >= 1000 else f"{number.value:g}"
-    return f"{digits} {unit}"
+    return number.counted
 
 
 def _readme(package: Package) -> str:

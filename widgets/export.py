@@ -80,11 +80,7 @@ class Export(Panel):
         self.measure_button, self.try_button, self.verify_button = (
             w.Button(description=text, icon=icon, disabled=True, tooltip=tooltip)
             for text, icon, tooltip in (
-                (
-                    "Measure for serving",
-                    "area-chart",
-                    "Find how to divide the cores, and the load that it takes",
-                ),
+                ("Measure for serving", "area-chart", "Find how to divide the cores, and the load that it takes"),
                 ("Try it", "paper-plane", "Start the package on this machine and send it its sample request"),
                 ("Verify", "check-square-o", "Compare every file with the package's checksums; nothing in it is run"),
             )

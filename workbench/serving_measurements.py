@@ -10,7 +10,7 @@ from workbench.measure.sweep import Sweep
 from workbench.measure.trust import Trust
 from workbench.serving_measure import MeasureServingOptions
 
-COUNTED = ("threads", "instances", "workers", "samples", "requests", "cores")  # units that one of has no s
+_COUNTED = ("threads", "instances", "workers", "samples", "requests", "cores")  # units that one of has no s
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Derived:
     @property
     def counted(self) -> str:
         """The value with its unit: one thread, two threads."""
-        unit = self.unit[:-1] if self.value == 1 and self.unit in COUNTED else self.unit
+        unit = self.unit[:-1] if self.value == 1 and self.unit in _COUNTED else self.unit
         value = f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:g}"
         return f"{value} {unit}".strip()
 

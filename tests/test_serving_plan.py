@@ -195,7 +195,7 @@ def test_a_rate_that_was_not_kept_up_with_is_said(candidate: Candidate) -> None:
     assert "which it did not keep up with" in plan_serving(candidate, Measurements(service=slow)).p99_ms.source
     assert str(slow) == (
         "Over HTTP, 16 callers on the same 4 cores: 1,000/s with 1, 1,800/s with 2, 1,900/s with 4 workers; "
-        "at 1,260/s, which it did not keep up with, p50 2 ms and p99 9 ms."
+        "at 1,260/s, which it did not keep up with, p50 2.0 ms and p99 9.0 ms."
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from workbench.comparison import Candidate, Row
+from workbench.load_report import format_rate
 from workbench.measure.load import knee
-from workbench.serving_measurements import Derived, Measurements, ServiceCapacity, figure
+from workbench.serving_measurements import Derived, Measurements, ServiceCapacity
 
 SHARE_OF_CAPACITY = 0.7  # of the throughput of one replica that it is planned for: bursts need room
 LEAST_ALERT_MS = 10.0  # what a service of a tiny model is allowed
@@ -61,13 +62,13 @@ def latencies(found: Measurements) -> tuple[Derived, Derived]:
     """Median and 99th percentile of the service, else of inferences under load, else of one caller, else usual ones."""
     if found.service:
         service = found.service
-        source = f"measured over HTTP at {figure(service.rate)} queries/s"
+        source = f"measured over HTTP at {format_rate(service.rate)} queries/s"
         source += "" if service.kept_up else ", which it did not keep up with"
         source += "; with doubts, so measure again" if service.trust.caveats else ""
         tail = source if service.whole_tail else f"the slowest of {service.completed:,}, {source}"
         return Derived(neat(service.p50_ms), "ms", source), Derived(neat(service.p99_ms), "ms", tail)
     if at_knee := knee(found.curve):
-        source = f"measured at the knee, {figure(at_knee.queries_per_second)} queries/s"
+        source = f"measured at the knee, {format_rate(at_knee.queries_per_second)} queries/s"
         p50 = at_knee.p50.value if at_knee.p50 else at_knee.mean_ms
         tail = source if at_knee.p99 else f"the slowest of {at_knee.completed:,}, {source}"
         return Derived(neat(p50), "ms", source), Derived(neat(at_knee.tail_ms), "ms", tail)
@@ -128,7 +129,7 @@ def queue(capacity: Derived, instances: Derived, workers: Derived) -> Derived:
     """Requests under way in one worker, as many as it gets through in a second."""
     rate = _rate(capacity.value / workers.value)
     waiting = max(16, 2 * int(instances.value), math.ceil(rate * _QUEUED_SECONDS))
-    words = f"{_QUEUED_SECONDS:g} s of {figure(rate)} queries/s"
+    words = f"{_QUEUED_SECONDS:g} s of {format_rate(rate)} queries/s"
     words += ", which is one worker's part" if workers.value > 1 else ""
     return Derived(waiting, "requests", words, capacity.measured)
 
@@ -146,7 +147,7 @@ def rate_per_replica(capacity: Derived, service: ServiceCapacity | None) -> Deri
         words = "the highest rate of arrivals at random, of those tried, that it kept up with"
         words = words if service.kept_up else "the lowest rate of arrivals tried; it kept up with none"
         return Derived(max(0.1, _rate(service.rate)), "queries/s", words)
-    words = f"{SHARE_OF_CAPACITY:g} × {figure(capacity.value)} queries/s, which leaves room for bursts"
+    words = f"{SHARE_OF_CAPACITY:g} × {format_rate(capacity.value)} queries/s, which leaves room for bursts"
     return Derived(planned, "queries/s", words, capacity.measured)
 
 

@@ -20,6 +20,7 @@ from workbench.engine import random_feed
 from workbench.errors import DatasetError, ExportError, ServiceError
 from workbench.exporters import Package, check_backend, export_package, is_own_server
 from workbench.jobs import Progress, part_of, silent
+from workbench.load_report import format_rate
 from workbench.measure._checks import check_machine
 from workbench.measure.environment import read_environment
 from workbench.measure.load import LoadStats
@@ -30,7 +31,7 @@ from workbench.options import make_options, to_builtins
 from workbench.service.load import load_service
 from workbench.service.metrics import between, read_service
 from workbench.serving_measure import MeasureServingOptions, measure_serving
-from workbench.serving_measurements import Measurements, ServiceCapacity, ServiceTrial, figure
+from workbench.serving_measurements import Measurements, ServiceCapacity, ServiceTrial
 from workbench.serving_plan import ServingPlan, plan_serving
 from workbench.trial import Serving, serve_package
 from workbench.workspace import Workspace
@@ -219,7 +220,7 @@ class _Services:
         for attempt in range(_RATES):
             rate = max(0.1, rate if attempt == 0 else SHARE_OF_CAPACITY * rate)
             seconds = max(self._seconds, min(_LATENCIES / rate, _LONGEST_S))
-            report = part_of(progress, attempt / _RATES, (attempt + 1) / _RATES, f"{figure(rate)} arrivals/s: ")
+            report = part_of(progress, attempt / _RATES, (attempt + 1) / _RATES, f"{format_rate(rate)} arrivals/s: ")
             stats = self._load(chosen.workers, {"pattern": "poisson", "rate": rate, "seconds": seconds}, report)
             if stats.kept_up:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from workbench.comparison import Row
+from workbench.load_report import format_ms, format_rate
 from workbench.measure.load import LoadStats
 from workbench.measure.sweep import Sweep
 from workbench.measure.trust import Trust
@@ -91,7 +92,7 @@ class ServiceCapacity:
         return next(trial.queries_per_second for trial in self.trials if trial.workers == self.workers)
 
     def __str__(self) -> str:
-        tried = ", ".join(f"{figure(one.queries_per_second)}/s with {one.workers}" for one in self.trials)
+        tried = ", ".join(f"{format_rate(one.queries_per_second)}/s with {one.workers}" for one in self.trials)
         noun = "worker" if self.trials[-1].workers == 1 else "workers"
         slow = "" if self.kept_up else ", which it did not keep up with"
         tail = "p99" if self.whole_tail else f"the slowest of {self.completed:,}"
@@ -100,7 +101,8 @@ class ServiceCapacity:
         )
         return (
             f"Over HTTP, {self.connections} callers on the same {self.cores} cores: {tried} {noun}; at "
-            f"{figure(self.rate)}/s{slow}, p50 {figure(self.p50_ms)} ms and {tail} {figure(self.p99_ms)} ms.{doubts}"
+            f"{format_rate(self.rate)}/s{slow}, p50 {format_ms(self.p50_ms)} ms and {tail} {format_ms(self.p99_ms)} ms."
+            f"{doubts}"
         )
 
 
@@ -121,8 +123,3 @@ class Measurements:
     sweep: Sweep | None = None
     service: ServiceCapacity | None = None
     options: MeasureServingOptions | None = None
-
-
-def figure(value: float) -> str:
-    """Three digits or more, and never an exponent."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

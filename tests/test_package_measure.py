@@ -124,6 +124,8 @@ def test_what_our_own_server_takes_says_nothing_of_tritons(
     plan = json.loads((package.directory / "provenance" / "plan.json").read_text())
 
     assert plan["capacity"]["value"] == plan_serving(candidate, FAST).capacity.value
+    assert plan["workers"] is None  # those are processes of our own server
+    assert "| workers |" not in (package.directory / "README.md").read_text()
 
 
 def test_without_samples_random_values_are_sent(tiny: Model) -> None:

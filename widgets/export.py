@@ -19,7 +19,7 @@ from workbench.comparison import Comparison, Row
 from workbench.dataset import Dataset
 from workbench.engine import Engine
 from workbench.errors import DatasetError, ExportError
-from workbench.exporters import Package, check_backend, export_package
+from workbench.exporters import Package, check_backend, export_package, is_own_server
 from workbench.jobs import Progress, part_of
 from workbench.measure.sweep import Sweep
 from workbench.package_measure import measure_for_package
@@ -250,7 +250,8 @@ class Export(Panel):
             return
         row = self.comparison[self.candidate.value]
         self._found = self._gather(row)
-        self.plan = plan_serving(row.candidate, self._found.measurements)
+        own_server = is_own_server(self.exporter.value)
+        self.plan = plan_serving(row.candidate, self._found.measurements, own_server=own_server)
         heading = _markup.group(f"Serving plan of {row.name}")
         self._plan.value = heading + _markup.note(self._found.words) + plan_html(self.plan)
         try:

@@ -28,7 +28,7 @@ from workbench.backends import build_engine
 from workbench.comparison import ORIGINAL, Candidate, Row, compare
 from workbench.dataset import Dataset
 from workbench.errors import DatasetError, ExportError, ModelError, OptionsError
-from workbench.exporters import check_backend, export_package
+from workbench.exporters import check_backend, export_package, is_own_server, measured_for
 from workbench.importers import importer_for, load_dataset, load_model
 from workbench.measure.latency import LatencyOptions
 from workbench.options import option, suggest, to_builtins
@@ -229,7 +229,7 @@ def export_command(name: str) -> Callable[..., None]:
         else:
             print("README.md there says how to go on.")
         print(f"Fingerprint: sha256:{fingerprint_of(package.directory)}")
-        print(_numbers_text(chosen, found, samples))
+        print(_numbers_text(chosen, name, found, samples))
 
     command.__doc__ = find_plugin("exporters", name).__doc__
     return command
@@ -275,11 +275,11 @@ def _measure_row(
     return found[name]
 
 
-def _numbers_text(candidate: Candidate, found: Measurements, samples: Dataset) -> str:
+def _numbers_text(candidate: Candidate, exporter: str, found: Measurements, samples: Dataset) -> str:
     """The package's numbers with what each comes from, and which of them are no measurements."""
     if found == Measurements():
         return "Nothing was measured, so that its numbers are usual values: --measure derives them."
-    plan = plan_serving(candidate, found, samples)
+    plan = plan_serving(candidate, measured_for(exporter, found), samples, own_server=is_own_server(exporter))
     usual = [key.replace("_", " ") for key, number in plan.numbers.items() if not number.measured]
     table = report.columns([("number", "value", "from"), *describe_plan(plan)], left=3)
     return f"\n{table}" + (f"\n\nUsual values, not measured: {', '.join(usual)}." if usual else "")

@@ -21,7 +21,8 @@ class ServingPlan:
     Attributes:
         threads: Threads inside one inference.
         instances: Live runners in one process.
-        workers: Processes that answer side by side, each with the instances and threads of its own.
+        workers: Processes that answer side by side, each with the instances and threads of its own; None for a server
+            that is not ours, which has none.
         max_batch: Most samples that are put together into one inference; 1 for none.
         batch_wait_ms: Longest time that a request waits for others.
         queue: Requests under way in one worker before others are turned away.
@@ -41,7 +42,7 @@ class ServingPlan:
 
     threads: Derived
     instances: Derived
-    workers: Derived
+    workers: Derived | None
     max_batch: Derived
     batch_wait_ms: Derived
     queue: Derived
@@ -63,9 +64,18 @@ class ServingPlan:
         """Every derived number by its name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Derived)}
 
+    @property
+    def processes(self) -> int:
+        """How many answer side by side."""
+        return int(self.workers.value) if self.workers else 1
+
 
 def plan_serving(
-    candidate: Candidate, measurements: Measurements | None = None, sample: Dataset | None = None
+    candidate: Candidate,
+    measurements: Measurements | None = None,
+    sample: Dataset | None = None,
+    *,
+    own_server: bool = True,
 ) -> ServingPlan:
     """Derives the numbers of a package.
 
@@ -73,6 +83,7 @@ def plan_serving(
         candidate: What is served.
         measurements: What was measured of it; where something was not, a usual value is taken, and said to be one.
         sample: Samples whose distribution tells drift later.
+        own_server: Whether this workbench's server is to answer, which can do so with several workers.
     """
     found = measurements or Measurements()
     threads, instances = derive.concurrency(candidate, found)
@@ -84,7 +95,7 @@ def plan_serving(
     return ServingPlan(
         threads=threads,
         instances=instances,
-        workers=workers,
+        workers=workers if own_server else None,
         max_batch=batch,
         batch_wait_ms=wait,
         queue=derive.queue(capacity, instances, workers),

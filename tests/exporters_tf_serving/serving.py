@@ -54,7 +54,8 @@ def contents_of(candidate: Candidate, sample: Dataset | Mapping[str, Any], **num
     feed = dict(sample.inputs if isinstance(sample, Dataset) else sample)
     with open_runner(candidate.engine) as runner:
         answer = runner.infer(feed)
-    return Contents(candidate, "served", feed, answer, None, replace(plan_serving(candidate), **numbers))
+    plan = replace(plan_serving(candidate, own_server=False), **numbers)
+    return Contents(candidate, "served", feed, answer, None, plan)
 
 
 @contextlib.contextmanager

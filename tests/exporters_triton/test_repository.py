@@ -33,7 +33,7 @@ def contents_of(candidate: Candidate, data: Dataset, **numbers: Derived) -> Cont
     """What the verb hands over, with some numbers of the plan as a measurement would have given them."""
     with open_runner(candidate.engine) as runner:
         answer = runner.infer(data.inputs)
-    plan = replace(plan_serving(candidate, None, data), **numbers)
+    plan = replace(plan_serving(candidate, None, data, own_server=False), **numbers)
     return Contents(candidate, "served", data.inputs, answer, None, plan)
 
 
@@ -85,7 +85,6 @@ def test_the_numbers_are_those_of_the_plan_and_say_what_they_come_from(
     assert (tmp_path / "model_repository/served/4/model.onnx").is_file()
     readme = (tmp_path / "README.md").read_text()
     assert "| instances | 3 instances |" in readme
-    assert "| workers |" not in readme  # those are processes of our own server
 
 
 @pytest.mark.parametrize(("numbers", "preferred"), [(BATCHED, [8]), ({}, [])])
@@ -183,7 +182,7 @@ def odd_contents(model: Model, factor: Any) -> Contents:
     feed = {'a/"é': np.ones((1, 6), np.float32), "factor": np.array(factor, np.float32)}
     with open_runner(candidate.engine) as runner:
         answer = runner.infer(feed)
-    return Contents(candidate, "served", feed, answer, None, plan_serving(candidate))
+    return Contents(candidate, "served", feed, answer, None, plan_serving(candidate, own_server=False))
 
 
 def test_odd_names_and_tensors_with_the_batch_alone_are_told_to_triton(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def pack(folder: Path, model: Model, feed: Feed, name: str, options: Options | N
     with open_runner(candidate.engine) as runner:
         answer = runner.infer(feed)
     given = {key: Derived(value, "", "given by the test") for key, value in numbers.items()}
-    plan = replace(plan_serving(candidate), **given)
+    plan = replace(plan_serving(candidate, own_server=False), **given)
     package = folder / name
     package.mkdir(parents=True)
     export(Contents(candidate, name, feed, answer, None, plan), options or Options(), package)

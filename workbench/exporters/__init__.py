@@ -24,7 +24,7 @@ from workbench.serving_measurements import Measurements
 from workbench.serving_plan import ServingPlan, plan_serving
 from workbench.workspace import Workspace, fingerprint, new_directory, write_json, writing
 
-_LAYOUT = 4  # part of the key of packages in the workspace; goes up when what every package holds changes
+_LAYOUT = 5  # part of the key of packages in the workspace; goes up when what every package holds changes
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def export_package(
     one = sample.take(candidate.engine.model.fixed_batch or 1)
     answer = predict(candidate.engine, one, batch=len(one), workspace=workspace, progress=part_of(progress, 0.0, 0.6))
     found = measured_for(exporter, measured if isinstance(measured, Measurements) else Measurements(measured))
-    plan = plan_serving(candidate, found, sample)
+    plan = plan_serving(candidate, found, sample, own_server=is_own_server(exporter))
     name, report = _slug(candidate.engine.model.name), part_of(progress, 0.7, 0.95)
     contents = Contents(candidate, name, one.inputs, answer, found.row, plan, report)
     if directory is None:

@@ -65,7 +65,7 @@ def size(plan: ServingPlan, wanted: Wanted, server: Server) -> Mapping[str, Deri
     """
     fewest = _fewest(plan, wanted)
     body_seconds, request_seconds = server.body_seconds, server.request_seconds
-    workers = int(plan.workers.value)
+    workers = plan.processes
     queued = f"{server.queue} requests" if workers == 1 else f"{workers} workers × {server.queue} requests"
     limit = min(_PATIENCE_SECONDS, math.ceil(request_seconds))
     stop = _BEFORE_STOP_SECONDS + _NOTICE_SECONDS + math.ceil(body_seconds + request_seconds)

@@ -35,7 +35,7 @@ def p99_limit(watch: Watch) -> Derived:
 
 def queue_limit(watch: Watch) -> Derived:
     """The share of the queue above which requests wait long."""
-    queue, workers = watch.plan.queue, int(watch.plan.workers.value)
+    queue, workers = watch.plan.queue, watch.plan.processes
     source = f"half of the {queue_of_replica(watch):g} requests that are taken in: {queue.source}"
     if workers > 1:
         source += f"; {queue.value:g} in each of {workers} workers"
@@ -44,7 +44,7 @@ def queue_limit(watch: Watch) -> Derived:
 
 def queue_of_replica(watch: Watch) -> float:
     """Requests that all workers of a replica take in together, as its metrics count them."""
-    return watch.plan.queue.value * watch.plan.workers.value
+    return watch.plan.queue.value * watch.plan.processes
 
 
 def memory_limit(watch: Watch) -> Derived:

@@ -183,7 +183,7 @@ def _config(contents: Contents, options: Options, path: Path, limits: Mapping[st
         "allow_nan": options.allow_nan,
         "log_requests": options.log_requests,
         "grpc": options.grpc,
-        "workers": int(contents.plan.workers.value),
+        "workers": contents.plan.processes,
     }
 
 
@@ -248,7 +248,7 @@ def _words(contents: Contents, options: Options, limits: Mapping[str, Derived]) 
         "hardware": ABOUT_GPU.format(device=contents.candidate.engine.device)
         if contents.candidate.engine.backend == "tensorrt"
         else "",
-        "workers": contents.plan.workers.counted,
+        "workers": contents.plan.numbers["workers"].counted,
         "version": options.version,
         "key": "no key: it takes requests from everyone who reaches it" if keyless else "a key",
         "start": "python serve.py" if keyless else "WORKBENCH_API_KEY=… python serve.py",

@@ -143,10 +143,8 @@ def _parity(contents: Contents, options: Options, saved: Saved) -> dict[str, Any
 def _words(contents: Contents, batching: Batching, saved: Saved, options: Options) -> dict[str, str]:
     given, common = flags(contents, batching), common_words(contents)
     rows = [f"| `{flag}` | {source} |" for flag, source in given.items() if source]
-    numbers = [row for row in common["numbers"].splitlines() if not row.startswith("| workers |")]  # it has none
     return {
         **common,
-        "numbers": "\n".join(numbers),
         "image": options.image,
         "version": str(options.version),
         "tensorflow": saved.versions["tensorflow"],

@@ -115,10 +115,8 @@ def _words(contents: Contents, target: Target, batching: Batching, options: Opti
     versions = ", ".join(f"{name} {number}" for name, number in candidate.engine.versions.items())
     differences.append(f"It was measured with {versions}; Triton's image has versions of its own.")
     common = common_words(contents)
-    rows = [row for row in common["numbers"].splitlines() if not row.startswith("| workers |")]  # it has none
     return {
         **common,
-        "numbers": "\n".join(rows),
         "backend": target.backend,
         "image": options.image,
         "gpus": " --gpus=all" if target.kind == "KIND_GPU" else "",

@@ -228,8 +228,6 @@ def test_what_does_not_speak_http_is_said() -> None:
             load_service(address, {**SHORT, "model": "looper"})
     with pytest.raises(ServiceError, match=rf"{address} does not answer"):
         load_service(address)
-    with pytest.raises(ServiceError, match="is behind TLS"):
-        load_service("https://127.0.0.1:8000")
     number: Any = 5
     with pytest.raises(ServiceError, match=r"is a text, not 5\. Write it like http://127"):
         load_service(number)

@@ -6,23 +6,19 @@ import errno
 import os
 import select
 import socket
+import ssl
 import time
 from array import array
 from collections import Counter, deque
-from typing import Any, NamedTuple
 
 import httptools
 
+from workbench.service._target import Target
+
 _PAUSE_NS = 100_000_000  # before a connection that broke is opened again
 _PIECE = 1 << 18  # bytes that are received at a time
+_BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _clock = time.perf_counter_ns
-
-
-class Target(NamedTuple):
-    """Where requests go: what `socket.getaddrinfo` says of it."""
-
-    family: int
-    address: tuple[Any, ...]
 
 
 class Owner:
@@ -30,6 +26,7 @@ class Owner:
 
     Attributes:
         target: Where they go.
+        context: What certificates are trusted; None without TLS.
         poller: Says which is ready.
         closed: Whether each request follows the answer before, so that none waits for a connection.
         waiting: When requests were due that wait for a connection, ns.
@@ -45,6 +42,7 @@ class Owner:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.context = ssl.create_default_context() if target.tls else None
         self.poller = select.epoll()
         self.closed = True
         self.open_ones: dict[int, Connection] = {}
@@ -74,11 +72,11 @@ class Connection:
     def __init__(self, owner: Owner) -> None:
         self._run = owner
         self.socket: socket.socket | None = None
-        self.busy = self.connecting = False
+        self.busy = self.connecting = False  # connecting lasts until TLS, if any, is agreed on
         self.notes = array("q")
         self.begun = self.free = self.due = self.again = 0
         self._rest = memoryview(b"")
-        self._writing = self._done = self._stays = False
+        self._writing = self._done = self._stays = self._connected = False
 
     def open(self) -> None:
         """Begins to connect; `ready` is called when that is done."""
@@ -87,7 +85,8 @@ class Connection:
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._parser = httptools.HttpResponseParser(self)
-        self.connecting, self.begun, self._done, self._writing = True, _clock(), False, False
+        self.connecting, self.begun = True, _clock()
+        self._done = self._writing = self._connected = False
         self._run.open_ones[self.socket.fileno()] = self
         self._run.poller.register(self.socket, select.EPOLLIN | select.EPOLLOUT)
         error = self.socket.connect_ex(target.address)
@@ -112,17 +111,38 @@ class Connection:
         """Does what the socket is ready for."""
         assert self.socket is not None
         if self.connecting:
-            if error := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self.fail(os.strerror(error))
-                return
-            self.connecting, self.free = False, _clock()
-            self._run.poller.modify(self.socket, select.EPOLLIN)
-            self._run.idle.append(self)
+            self._go_on_connecting(self.socket)
             return
         if self._rest and events & select.EPOLLOUT:
             self._push()
         if self.socket is not None and events & ~select.EPOLLOUT:
             self._pull()
+
+    def _go_on_connecting(self, connection: socket.socket) -> None:
+        if not self._connected:
+            if error := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.fail(os.strerror(error))
+                return
+            self._connected = True
+            if self._run.context is not None:  # keeps the descriptor, which the poller knows
+                name = self._run.target.tls
+                connection = self._run.context.wrap_socket(
+                    connection, do_handshake_on_connect=False, server_hostname=name
+                )
+                self.socket = connection
+        try:
+            if isinstance(connection, ssl.SSLSocket):
+                connection.do_handshake()
+        except _BLOCKED as blocked:
+            wanted = select.EPOLLOUT if isinstance(blocked, ssl.SSLWantWriteError) else select.EPOLLIN
+            self._run.poller.modify(connection, wanted)
+            return
+        except OSError as error:
+            self.fail(error.strerror or "no TLS")
+            return
+        self.connecting, self.free = False, _clock()
+        self._run.poller.modify(connection, select.EPOLLIN)
+        self._run.idle.append(self)
 
     def fail(self, reason: str) -> None:
         """The request under way, or the next that waits, has no answer; the connection is opened again later."""
@@ -152,7 +172,7 @@ class Connection:
         assert self.socket is not None
         try:
             self._rest = self._rest[self.socket.send(self._rest) :]
-        except BlockingIOError:
+        except _BLOCKED:
             pass
         except OSError as error:
             self.fail(error.strerror or "the connection broke")
@@ -168,7 +188,7 @@ class Connection:
             if data:
                 self._run.answer_bytes += len(data)
                 self._parser.feed_data(data)
-        except BlockingIOError:
+        except _BLOCKED:
             return
         except (OSError, httptools.HttpParserError) as error:
             self.fail(getattr(error, "strerror", None) or "no HTTP")

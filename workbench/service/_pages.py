@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -200,6 +201,11 @@ def get_page(url: str, key: str, timeout: float) -> bytes:
         raise ServiceError(f"{shown} answers with status {error.code}.", remedy) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise ServiceError(
+                f"{shown} has a certificate that is not trusted ({reason.verify_message}).",
+                "Name the file of the authority that signed it in the environment variable SSL_CERT_FILE.",
+            ) from None
         reason = getattr(reason, "strerror", None) or reason
         raise ServiceError(
             f"{shown} does not answer ({reason}).", "Check that the service runs, and its address."

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import json
 import math
-import socket
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +18,8 @@ from workbench.dataset import Dataset
 from workbench.errors import DatasetError, ExportError, OptionsError, ServiceError
 from workbench.exporters import Package
 from workbench.exporters._parts import DATATYPES
-from workbench.service._connection import Target
 from workbench.service._pages import authorization, base_url, get_page, read_service
+from workbench.service._target import Target, connect
 
 Arrays = Mapping[str, NDArray[Any]]
 Tensors = Literal["binary", "json"]
@@ -50,40 +48,6 @@ class ServedModel:
         """Where it is."""
         version = f"/versions/{urllib.parse.quote(self.version, safe='')}" if self.version else ""
         return f"/v2/models/{urllib.parse.quote(self.name, safe='')}{version}"
-
-
-def find_target(url: str, remote: bool) -> tuple[Target, str]:
-    """Where load goes, and the Host header of it.
-
-    Raises:
-        ServiceError: There is no such machine, nothing listens, or it does not speak plain HTTP.
-        OptionsError: It is another machine, and that was not said.
-    """
-    parts = urllib.parse.urlsplit(base_url(url))
-    if parts.scheme != "http":
-        raise ServiceError(
-            f"{url} is behind TLS, which the load generator does not speak.", "Send to the service itself."
-        )
-    host, port = parts.hostname or "", parts.port or 80
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ServiceError(f"There is no machine {host} ({error}).", "Check the address.") from None
-    if not remote and not all(ipaddress.ip_address(each[4][0]).is_loopback for each in found):
-        raise OptionsError(
-            f"{host} is another machine, and load can bring a service down.",
-            "Ask whoever runs it, then set the option `remote`.",
-        )
-    reason: OSError | None = None
-    for family, _, _, _, address in found:
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.settimeout(5)
-                probe.connect(address)
-            return Target(family, address), parts.netloc.rpartition("@")[2]
-        except OSError as error:
-            reason = error
-    raise ServiceError(f"{url} does not answer ({reason}).", "Check that the service runs, and its address.")
 
 
 def find_model(url: str, key: str, name: str, version: str) -> ServedModel:
@@ -242,9 +206,9 @@ def try_request(target: Target, request: bytes, timeout_s: float) -> int:
     """
     head, _, body = request.partition(b"\r\n\r\n")
     first, *lines = head.decode("ascii").split("\r\n")
-    host, port = target.address[:2]
-    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    connection = http.client.HTTPConnection("")  # which is given its socket
     try:
+        connection.sock = connect(target, timeout_s)
         connection.request("POST", first.split()[1], body, dict(line.split(": ", 1) for line in lines))
         answer = connection.getresponse()
         text = answer.read(100_000).decode(errors="replace")

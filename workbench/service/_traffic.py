@@ -22,7 +22,8 @@ from workbench.jobs import Progress
 from workbench.measure._limited import peak_memory_mb
 from workbench.measure._load_stats import LoadPoint
 from workbench.measure._traffic import Log, Traffic, arrivals
-from workbench.service._connection import Connection, Owner, Target
+from workbench.service._connection import Connection, Owner
+from workbench.service._target import Target
 
 _LEAD_NS = 20_000_000  # between opening the connections and the first arrival
 _TICK_NS = 250_000_000

@@ -30,7 +30,6 @@ from workbench.service._requests import (
     arrays_of,
     check_batch,
     find_model,
-    find_target,
     make_requests,
     package_sample,
     random_arrays,
@@ -38,6 +37,7 @@ from workbench.service._requests import (
     samples_for,
     try_request,
 )
+from workbench.service._target import find_target
 from workbench.service._traffic import Sent, send_requests
 
 _RATE = 50.0  # arrivals per second where none are given

@@ -1,0 +1,69 @@
+"""Where load on a service goes: its address looked up, tried and connected to."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import urllib.parse
+from typing import Any, NamedTuple
+
+from workbench.errors import OptionsError, ServiceError
+from workbench.service._pages import base_url
+
+
+class Target(NamedTuple):
+    """Where requests go: what `socket.getaddrinfo` says of it, and the name of the certificate if they go over TLS."""
+
+    family: int
+    address: tuple[Any, ...]
+    tls: str = ""
+
+
+def find_target(url: str, remote: bool) -> tuple[Target, str]:
+    """Where load goes, and the Host header of it.
+
+    Raises:
+        ServiceError: There is no such machine, or nothing listens.
+        OptionsError: It is another machine, and that was not said.
+    """
+    parts = urllib.parse.urlsplit(base_url(url))
+    secure, host = parts.scheme == "https", parts.hostname or ""
+    port = parts.port or (443 if secure else 80)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ServiceError(f"There is no machine {host} ({error}).", "Check the address.") from None
+    if not remote and not all(ipaddress.ip_address(each[4][0]).is_loopback for each in found):
+        raise OptionsError(
+            f"{host} is another machine, and load can bring a service down.",
+            "Ask whoever runs it, then set the option `remote`.",
+        )
+    reason: OSError | None = None
+    for family, _, _, _, address in found:
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.settimeout(5)
+                probe.connect(address)
+            return Target(family, address, host if secure else ""), parts.netloc.rpartition("@")[2]
+        except OSError as error:
+            reason = error
+    raise ServiceError(f"{url} does not answer ({reason}).", "Check that the service runs, and its address.")
+
+
+def connect(target: Target, timeout_s: float) -> socket.socket:
+    """A connection, over TLS if it is that kind of service.
+
+    Raises:
+        OSError: There is none to be had, or the certificate is not trusted.
+    """
+    connection = socket.socket(target.family, socket.SOCK_STREAM)
+    connection.settimeout(timeout_s)
+    try:
+        connection.connect(target.address)
+        if target.tls:
+            return ssl.create_default_context().wrap_socket(connection, server_hostname=target.tls)
+        return connection
+    except OSError:
+        connection.close()
+        raise

@@ -1,4 +1,4 @@
-"""One HTTP connection of a load on a service: a socket that does not block, with at most one request under way."""
+"""One connection of a load on a service: a socket that does not block, with at most one request under way."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import time
 from array import array
 from collections import Counter, deque
 
-import httptools
-
-from workbench.service._target import Target
+from workbench.service._target import Target, trusted
+from workbench.service._wires import MakeWire, Wire, WireError
 
 _PAUSE_NS = 100_000_000  # before a connection that broke is opened again
 _PIECE = 1 << 18  # bytes that are received at a time
@@ -26,6 +25,7 @@ class Owner:
 
     Attributes:
         target: Where they go.
+        make_wire: Makes what one speaks.
         context: What certificates are trusted; None without TLS.
         poller: Says which is ready.
         closed: Whether each request follows the answer before, so that none waits for a connection.
@@ -40,9 +40,9 @@ class Owner:
         answer_bytes: What came back.
     """
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.context = ssl.create_default_context() if target.tls else None
+    def __init__(self, target: Target, make_wire: MakeWire) -> None:
+        self.target, self.make_wire = target, make_wire
+        self.context = trusted(make_wire().ALPN) if target.tls else None
         self.poller = select.epoll()
         self.closed = True
         self.open_ones: dict[int, Connection] = {}
@@ -76,7 +76,8 @@ class Connection:
         self.notes = array("q")
         self.begun = self.free = self.due = self.again = 0
         self._rest = memoryview(b"")
-        self._writing = self._done = self._stays = self._connected = False
+        self._writing = self._connected = False
+        self._wire: Wire
 
     def open(self) -> None:
         """Begins to connect; `ready` is called when that is done."""
@@ -84,9 +85,9 @@ class Connection:
         self.socket = socket.socket(target.family, socket.SOCK_STREAM)
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._parser = httptools.HttpResponseParser(self)
+        self._wire = self._run.make_wire()
         self.connecting, self.begun = True, _clock()
-        self._done = self._writing = self._connected = False
+        self._writing = self._connected = False
         self._run.open_ones[self.socket.fileno()] = self
         self._run.poller.register(self.socket, select.EPOLLIN | select.EPOLLOUT)
         error = self.socket.connect_ex(target.address)
@@ -102,10 +103,9 @@ class Connection:
 
     def send(self, request: bytes, due: int) -> None:
         """Sends one request that was due at a time, ns."""
-        self.busy, self.due, self.begun, self._done = True, due, _clock(), False
+        self.busy, self.due, self.begun = True, due, _clock()
         self._run.busy += 1
-        self._rest = memoryview(request)
-        self._push()
+        self._push(self._wire.request(request))
 
     def ready(self, events: int) -> None:
         """Does what the socket is ready for."""
@@ -114,7 +114,7 @@ class Connection:
             self._go_on_connecting(self.socket)
             return
         if self._rest and events & select.EPOLLOUT:
-            self._push()
+            self._push(b"")
         if self.socket is not None and events & ~select.EPOLLOUT:
             self._pull()
 
@@ -143,6 +143,7 @@ class Connection:
         self.connecting, self.free = False, _clock()
         self._run.poller.modify(connection, select.EPOLLIN)
         self._run.idle.append(self)
+        self._push(self._wire.begin())
 
     def fail(self, reason: str) -> None:
         """The request under way, or the next that waits, has no answer; the connection is opened again later."""
@@ -168,8 +169,11 @@ class Connection:
         self._run.broken.append(self)
         self.busy, self.again, self._rest = False, _clock() + pause, memoryview(b"")
 
-    def _push(self) -> None:
+    def _push(self, data: bytes) -> None:
         assert self.socket is not None
+        self._rest = memoryview(bytes(self._rest) + data) if self._rest else memoryview(data)
+        if not self._rest and not self._writing:
+            return
         try:
             self._rest = self._rest[self.socket.send(self._rest) :]
         except _BLOCKED:
@@ -183,43 +187,53 @@ class Connection:
 
     def _pull(self) -> None:
         assert self.socket is not None
+        wire, reply = self._wire, b""
         try:
             data = self.socket.recv(_PIECE)
             if data:
                 self._run.answer_bytes += len(data)
-                self._parser.feed_data(data)
+                reply = wire.feed(data)
         except _BLOCKED:
             return
-        except (OSError, httptools.HttpParserError) as error:
-            self.fail(getattr(error, "strerror", None) or "no HTTP")
+        except WireError as error:
+            self.fail(str(error))
             return
-        if self._done:
-            self._note()
+        except OSError as error:
+            self.fail(error.strerror or "the connection broke")
+            return
+        if reply:
+            self._push(reply)
+        if self.socket is None:
+            return
+        if self.busy and wire.untaken:
+            self._give_back()
+        elif self.busy and wire.done:
+            self._note(wire)
         elif not data:
             if self.busy:
                 self.fail("closed without an answer")
             else:
                 self._retire(0)
+        elif not self.busy and (wire.done or not wire.stays):  # an answer to nothing, or a word of parting
+            self._retire(0)
 
-    def on_message_complete(self) -> None:
-        """Called by the parser at the end of an answer."""
-        self._done, self._stays = True, self._parser.should_keep_alive()
+    def _give_back(self) -> None:
+        """The request goes out again on another connection, as every caller over gRPC does it; it is not lost."""
+        if not self._run.closed:
+            self._run.waiting.appendleft(self.due)
+        self._retire(0)
 
-    def _note(self) -> None:
+    def _note(self, wire: Wire) -> None:
         ended, run = _clock(), self._run
         begun = self.begun
-        if not self.busy:  # an answer to nothing
-            self._retire(0)
-            return
-        status = self._parser.get_status_code()
-        run.statuses[status] += 1
-        if status == 200:
+        run.statuses[wire.status] += 1
+        if wire.status == 200:
             due = begun if run.closed else self.due
             self.notes.extend((due, min(self.free, begun), begun, ended))
             run.latencies.append((ended - due) / 1e6)
         run.busy -= 1
-        self.busy, self.free, self._done = False, ended, False
-        if self._rest or not self._stays:  # answered before all was sent, or told to go
+        self.busy, self.free = False, ended
+        if self._rest or not wire.stays:  # answered before all was sent, or told to go
             self._retire(0)
         else:
             run.idle.append(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import math
 import urllib.parse
@@ -18,13 +17,16 @@ from workbench.dataset import Dataset
 from workbench.errors import DatasetError, ExportError, OptionsError, ServiceError
 from workbench.exporters import Package
 from workbench.exporters._parts import DATATYPES
+from workbench.exporters.server.grpc_messages import message_classes
 from workbench.service._pages import authorization, base_url, get_page, read_service
 from workbench.service._target import Target, connect
+from workbench.service._wires import Wire, WireError
 
 Arrays = Mapping[str, NDArray[Any]]
-Tensors = Literal["binary", "json"]
+Tensors = Literal["binary", "json", "grpc"]
 
 MOST_REQUESTS, _MOST_BYTES = 64, 64_000_000  # different ones that are sent in turns, and all of them together
+_PIECE = 1 << 16  # bytes that are received at a time
 _SAMPLES = ("sample_request.json", "image/sample_request.json")  # the latter of an image's build context
 _DTYPES = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in DATATYPES.items()}
 
@@ -193,38 +195,55 @@ def make_requests(model: ServedModel, feeds: Sequence[Arrays], tensors: Tensors,
         body, headers = _encode(model, arrays, tensors)
         head = f"POST {model.path}/infer HTTP/1.1\r\nHost: {host}\r\n{key_line}{headers}"
         made.append(f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body)
-        if len(made) == MOST_REQUESTS or sum(map(len, made)) > _MOST_BYTES:
+        if _enough(made):
             break
     return made
 
 
-def try_request(target: Target, request: bytes, timeout_s: float) -> int:
+def make_messages(model: ServedModel, feeds: Sequence[Arrays]) -> list[bytes]:
+    """Messages of gRPC's `ModelInfer`, as many different ones as is sensible."""
+    kind = message_classes()["ModelInferRequest"]
+    made: list[bytes] = []
+    for arrays in feeds:
+        message = kind(model_name=model.name, model_version=model.version)
+        for name, datatype, _ in model.inputs:
+            array = np.ascontiguousarray(arrays[name], _DTYPES[datatype])
+            message.inputs.add(name=name, datatype=datatype, shape=array.shape)
+            message.raw_input_contents.append(array.tobytes())
+        made.append(message.SerializeToString())
+        if _enough(made):
+            break
+    return made
+
+
+def _enough(made: Sequence[bytes]) -> bool:
+    return len(made) == MOST_REQUESTS or sum(map(len, made)) > _MOST_BYTES
+
+
+def try_request(target: Target, wire: Wire, request: bytes, timeout_s: float) -> int:
     """Sends one request; returns the answer's status.
 
     Raises:
         ServiceError: It is refused, in a way that would not change with the next.
     """
-    head, _, body = request.partition(b"\r\n\r\n")
-    first, *lines = head.decode("ascii").split("\r\n")
-    connection = http.client.HTTPConnection("")  # which is given its socket
     try:
-        connection.sock = connect(target, timeout_s)
-        connection.request("POST", first.split()[1], body, dict(line.split(": ", 1) for line in lines))
-        answer = connection.getresponse()
-        text = answer.read(100_000).decode(errors="replace")
-    except (OSError, http.client.HTTPException) as error:
+        with connect(target, wire.ALPN, timeout_s) as connection:
+            connection.sendall(wire.begin() + wire.request(request))
+            while not wire.done:
+                if not (data := connection.recv(_PIECE)):
+                    raise WireError("it closed the connection")
+                connection.sendall(wire.feed(data))
+    except (OSError, WireError) as error:
         raise ServiceError(
             f"The service took a connection, but gave no answer to a request ({error or type(error).__name__}).",
             "Look at the service's log.",
         ) from None
-    finally:
-        connection.close()
-    if answer.status != 200 and answer.status not in (429, 503):
+    if wire.status not in (200, 429, 503):
         raise ServiceError(
-            f"The service answers a request with status {answer.status}: {_said(text)}",
-            "Give the service's key." if answer.status == 401 else "Check the model, its version and what is sent.",
+            f"The service answers a request with status {wire.status}: {_said(wire.text)}",
+            "Give the service's key." if wire.status == 401 else "Check the model, its version and what is sent.",
         )
-    return answer.status
+    return wire.status
 
 
 def _encode(model: ServedModel, arrays: Arrays, tensors: Tensors) -> tuple[bytes, str]:

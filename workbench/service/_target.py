@@ -20,8 +20,13 @@ class Target(NamedTuple):
     tls: str = ""
 
 
-def find_target(url: str, remote: bool) -> tuple[Target, str]:
+def find_target(url: str, remote: bool, grpc_port: int | None = None) -> tuple[Target, str]:
     """Where load goes, and the Host header of it.
+
+    Args:
+        url: Of the service.
+        remote: Whether it may be another machine.
+        grpc_port: Where it answers gRPC, if load is to go there.
 
     Raises:
         ServiceError: There is no such machine, or nothing listens.
@@ -29,7 +34,7 @@ def find_target(url: str, remote: bool) -> tuple[Target, str]:
     """
     parts = urllib.parse.urlsplit(base_url(url))
     secure, host = parts.scheme == "https", parts.hostname or ""
-    port = parts.port or (443 if secure else 80)
+    port = grpc_port or parts.port or (443 if secure else 80)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -45,13 +50,28 @@ def find_target(url: str, remote: bool) -> tuple[Target, str]:
             with socket.socket(family, socket.SOCK_STREAM) as probe:
                 probe.settimeout(5)
                 probe.connect(address)
-            return Target(family, address, host if secure else ""), parts.netloc.rpartition("@")[2]
+            authority = parts.netloc.rpartition("@")[2]
+            if grpc_port:
+                authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            return Target(family, address, host if secure else ""), authority
         except OSError as error:
             reason = error
+    if grpc_port:
+        raise ServiceError(
+            f"{host} does not answer at port {port} ({reason}).",
+            "Check that the service answers gRPC, and the option `grpc_port`.",
+        )
     raise ServiceError(f"{url} does not answer ({reason}).", "Check that the service runs, and its address.")
 
 
-def connect(target: Target, timeout_s: float) -> socket.socket:
+def trusted(alpn: str) -> ssl.SSLContext:
+    """What certificates count, and what is to be spoken over TLS."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols([alpn])
+    return context
+
+
+def connect(target: Target, alpn: str, timeout_s: float) -> socket.socket:
     """A connection, over TLS if it is that kind of service.
 
     Raises:
@@ -62,7 +82,7 @@ def connect(target: Target, timeout_s: float) -> socket.socket:
     try:
         connection.connect(target.address)
         if target.tls:
-            return ssl.create_default_context().wrap_socket(connection, server_hostname=target.tls)
+            return trusted(alpn).wrap_socket(connection, server_hostname=target.tls)
         return connection
     except OSError:
         connection.close()

@@ -24,6 +24,7 @@ from workbench.measure._load_stats import LoadPoint
 from workbench.measure._traffic import Log, Traffic, arrivals
 from workbench.service._connection import Connection, Owner
 from workbench.service._target import Target
+from workbench.service._wires import MakeWire
 
 _LEAD_NS = 20_000_000  # between opening the connections and the first arrival
 _TICK_NS = 250_000_000
@@ -54,6 +55,7 @@ class Sent:
 
 def send_requests(
     target: Target,
+    make_wire: MakeWire,
     requests: Sequence[bytes],
     traffic: Traffic,
     warm_up: float,
@@ -66,7 +68,8 @@ def send_requests(
 
     Args:
         target: Where to.
-        requests: Whole HTTP requests, sent in turns.
+        make_wire: Makes what a connection speaks.
+        requests: What wires take, sent in turns.
         traffic: How they come; its `concurrency` is the number of connections, whatever the pattern.
         warm_up: How long the untimed part takes, s.
         timeout_s: An answer that takes longer is given up.
@@ -78,7 +81,7 @@ def send_requests(
     """
     gc.collect()
     gc.disable()
-    run = _Run(target, requests, timeout_s)
+    run = _Run(target, make_wire, requests, timeout_s)
     with contextlib.closing(run):
         warm = run.send(replace(traffic, seconds=warm_up, seed=traffic.seed + 1), lambda *_: None)
 
@@ -93,8 +96,8 @@ def send_requests(
 class _Run(Owner):
     """Connections that stay open from one load to the next."""
 
-    def __init__(self, target: Target, requests: Sequence[bytes], timeout_s: float) -> None:
-        super().__init__(target)
+    def __init__(self, target: Target, make_wire: MakeWire, requests: Sequence[bytes], timeout_s: float) -> None:
+        super().__init__(target, make_wire)
         self._timeout = int(timeout_s * 1e9)
         self._requests, self._next = requests, 0
         self._connections: list[Connection] = []

@@ -1,4 +1,4 @@
-"""Load on a running service over HTTP, in a closed or an open loop: to try it, and to watch it under load."""
+"""Load on a running service over HTTP or gRPC, in a closed or an open loop: to try it, to watch it under load."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ from workbench.measure._traffic import Traffic
 from workbench.measure.load import Batch, LoadPoint, LoadStats, MaxWait, Seed, check_arrivals
 from workbench.measure.trust import Check, Trust
 from workbench.options import make_options, option
+from workbench.service._grpc_wire import GrpcWire
+from workbench.service._pages import authorization
 from workbench.service._requests import (
     MOST_REQUESTS,
     Arrays,
@@ -30,6 +33,7 @@ from workbench.service._requests import (
     arrays_of,
     check_batch,
     find_model,
+    make_messages,
     make_requests,
     package_sample,
     random_arrays,
@@ -39,6 +43,7 @@ from workbench.service._requests import (
 )
 from workbench.service._target import find_target
 from workbench.service._traffic import Sent, send_requests
+from workbench.service._wires import HttpWire, MakeWire
 
 _RATE = 50.0  # arrivals per second where none are given
 _RANDOM = 8  # different requests of random values
@@ -72,8 +77,15 @@ class ServiceLoadOptions:
     ) = None
     seconds: Annotated[float, option("How long requests come.", minimum=0.2, maximum=600, unit="s")] = 10.0
     tensors: Annotated[
-        Tensors, option("binary: as bytes after the request's head, which costs the service least. json: as text.")
+        Tensors,
+        option(
+            "binary: as bytes after the request's head, which costs the service least. json: as text. grpc: as bytes "
+            "over gRPC."
+        ),
     ] = "binary"
+    grpc_port: Annotated[
+        int, option("Where the service answers gRPC, for tensors of grpc.", minimum=1, maximum=65535, advanced=True)
+    ] = 8001
     batch: Batch = 1
     model: Annotated[str, option("Name of the model; the only one if empty.", example="digits_cnn")] = ""
     version: Annotated[str, option("Its version; the service's choice if empty.", advanced=True, example="2")] = ""
@@ -101,7 +113,7 @@ class ServiceLoad:
         tensors: In which form.
         request_kb: Mean size of a request, kB (10³ bytes).
         answer_kb: Mean size of an answer, kB.
-        statuses: Answers by HTTP status.
+        statuses: Answers by HTTP status; over gRPC, by the one that stands for the code.
         lost: Requests without an answer: connections refused or broken, and answers that took too long.
         reasons: Why, with the number of each.
         unsent: Requests that were due but not sent, because those before them waited for too long.
@@ -181,12 +193,19 @@ def load_service(
             f"rate = {rate:g} is of arrivals, but pattern is closed: each connection sends when its answer is there.",
             "Set pattern to poisson or constant, or leave the rate out.",
         )
-    target, host = find_target(url, checked.remote)
+    over_grpc = checked.tensors == "grpc"
+    target, host = find_target(url, checked.remote, checked.grpc_port if over_grpc else None)
     model = find_model(url, key, checked.model, checked.version)
     feeds, words = _choose(model, checked, request, package, dataset)
-    requests = make_requests(model, feeds, checked.tensors, host, key)
+    make_wire: MakeWire = HttpWire
+    if over_grpc:
+        metadata = [(name.lower(), value) for name, value in authorization(key).items()]
+        make_wire = partial(GrpcWire, host, bool(target.tls), checked.timeout_s, metadata)
+        requests = make_messages(model, feeds)
+    else:
+        requests = make_requests(model, feeds, checked.tensors, host, key)
     progress(0.0, "trying one request")
-    try_request(target, requests[0], checked.timeout_s)
+    try_request(target, make_wire() if over_grpc else HttpWire(keep=True), requests[0], checked.timeout_s)
     traffic = Traffic(
         checked.pattern,
         checked.seconds,
@@ -198,6 +217,7 @@ def load_service(
     warm, sent = run_watched(
         send_requests,
         target,
+        make_wire,
         requests,
         traffic,
         checked.warmup_s,

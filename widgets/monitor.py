@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as w
@@ -113,8 +114,10 @@ class Monitor(Panel):
         sources = {SAMPLES: "dataset=evaluation", REQUEST: "package=package"}
         address = self.address.value.strip()
         loaded = self.send_to.value.strip() or address
-        variable = self.key_variable.value.strip() or (USUAL_VARIABLE if self._key or self._is_hosted(address) else "")
-        load = {**self._of_model(), **self.load_options.changed()}
+        variable = self.key_variable.value.strip() or (
+            USUAL_VARIABLE if self._key or self._host_of(address).key else ""
+        )
+        load = self._load_of(loaded, self.load_options.changed())
         source = sources.get(self.source.value, "")
         return monitor_code(address, self.options.changed(), loaded, load, source, variable), ""
 
@@ -185,7 +188,7 @@ class Monitor(Panel):
 
     def _prepare_load(self) -> Work:
         address = self._wanted(self.send_to.value or self.address.value)
-        key, options = self._find_key(address), {**self._of_model(), **self.load_options.values}
+        key, options = self._find_key(address), self._load_of(address, self.load_options.values)
         sources: dict[str, dict[str, Any]] = {
             SAMPLES: {"dataset": self.evaluation},
             REQUEST: {"package": self.package},
@@ -196,6 +199,13 @@ class Monitor(Panel):
     def _show_load(self, load: ServiceLoad) -> None:
         self._load_view.value = load_html(load)
         self.load = load
+
+    def _load_of(self, address: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of load: the model that is watched, and where the package that runs here answers gRPC."""
+        options = {**self._of_model(), **chosen}
+        if options.get("tensors") == "grpc" and not options.get("grpc_port") and self._host_of(address).grpc_port:
+            options["grpc_port"] = self._host_of(address).grpc_port
+        return options
 
     def _of_model(self) -> dict[str, Any]:
         return {name: value for name, value in self.options.changed().items() if name in ("model", "version")}
@@ -212,13 +222,11 @@ class Monitor(Panel):
             self.key.placeholder = "given; not shown, not saved"
 
     def _find_key(self, address: str) -> str:
-        if self._is_hosted(address):
-            assert self._hosted is not None
-            return self._hosted.key
-        return self._key or read_key(self.key_variable.value.strip())
+        return self._host_of(address).key or self._key or read_key(self.key_variable.value.strip())
 
-    def _is_hosted(self, address: str) -> bool:
-        return self._hosted is not None and address == self._hosted.url and bool(self._hosted.key)
+    def _host_of(self, address: str) -> Serving:
+        """The package that runs here, if that is its address; else one that has neither key nor gRPC."""
+        return self._hosted if self._hosted is not None and address == self._hosted.url else Serving("", 0)
 
     def _offer(self) -> None:
         chosen = self.source.value

@@ -92,7 +92,7 @@ def test_what_is_refused_is_counted_under_the_status_that_stands_for_its_code(tm
 def test_bad_input_is_said(service: Server, folder: Path) -> None:
     with pytest.raises(ServiceError, match=r"no answer to a request \(no gRPC\)"):
         send(service, {"grpc_port": service.port}, request=request_of())
-    with pytest.raises(ServiceError, match=r"does not answer at port 1 .* the option `grpc_port`\."):
+    with pytest.raises(ServiceError, match=r"answer at port 1 .* `grpc` does\), and the option `grpc_port`\."):
         send(service, {"grpc_port": 1}, request=request_of())
     with pytest.raises(OptionsError, match="grpc_port"):
         send(service, {"grpc_port": 0}, request=request_of())

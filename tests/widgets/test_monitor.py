@@ -110,6 +110,23 @@ def test_a_package_is_started_watched_loaded_and_stopped(package: Package, evalu
         assert panel.host.wait(60).state == "cancelled"
 
 
+def test_load_goes_over_grpc_to_the_package_that_runs_here(
+    digits: Model, evaluation: Dataset, workspace: Workspace
+) -> None:
+    pytest.importorskip("grpc")
+    candidate = Candidate("as it is", build_engine(digits))
+    package = export_package(candidate, options={"grpc": True}, sample=evaluation, workspace=workspace)
+    with watching(package=package, evaluation=evaluation) as panel:
+        panel.load_options.set({"tensors": "grpc"})
+        panel.host.start()
+        wait_for(lambda: "running at" in shown(panel))
+        panel.sender.start().wait(60)
+        assert panel.load is not None
+        assert panel.load.statuses == {200: panel.load.answered}
+        assert "as bytes over gRPC" in shown(panel)
+        assert "'grpc_port': " in panel.code()[0]  # that of this package, which is any that was free
+
+
 def test_a_closed_panel_leaves_nothing_running(package: Package) -> None:
     with watching(package=package) as panel:
         panel.host.start()

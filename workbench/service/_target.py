@@ -26,7 +26,7 @@ def find_target(url: str, remote: bool, grpc_port: int | None = None) -> tuple[T
     Args:
         url: Of the service.
         remote: Whether it may be another machine.
-        grpc_port: Where it answers gRPC, if load is to go there.
+        grpc_port: Where it answers gRPC, if load is to go there; 0 for the port after that of its address.
 
     Raises:
         ServiceError: There is no such machine, or nothing listens.
@@ -34,7 +34,9 @@ def find_target(url: str, remote: bool, grpc_port: int | None = None) -> tuple[T
     """
     parts = urllib.parse.urlsplit(base_url(url))
     secure, host = parts.scheme == "https", parts.hostname or ""
-    port = grpc_port or parts.port or (443 if secure else 80)
+    port = parts.port or (443 if secure else 80)
+    if grpc_port is not None:
+        port = grpc_port or port + 1
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -51,15 +53,15 @@ def find_target(url: str, remote: bool, grpc_port: int | None = None) -> tuple[T
                 probe.settimeout(5)
                 probe.connect(address)
             authority = parts.netloc.rpartition("@")[2]
-            if grpc_port:
+            if grpc_port is not None:
                 authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             return Target(family, address, host if secure else ""), authority
         except OSError as error:
             reason = error
-    if grpc_port:
+    if grpc_port is not None:
         raise ServiceError(
             f"{host} does not answer at port {port} ({reason}).",
-            "Check that the service answers gRPC, and the option `grpc_port`.",
+            "Check that the service answers gRPC (a package exported with `grpc` does), and the option `grpc_port`.",
         )
     raise ServiceError(f"{url} does not answer ({reason}).", "Check that the service runs, and its address.")
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-
 from workbench.dataset import Dataset
 from workbench.errors import OptionsError
 from workbench.exporters import Package
 from workbench.jobs import Progress, run_watched, silent
-from workbench.measure._load_stats import Setting, summarize
 from workbench.measure._traffic import Traffic
 from workbench.measure.load import Batch, LoadPoint, LoadStats, MaxWait, Seed, check_arrivals
-from workbench.measure.trust import Check, Trust
 from workbench.options import make_options, option
 from workbench.service._grpc_wire import GrpcWire
 from workbench.service._pages import authorization
@@ -41,14 +35,13 @@ from workbench.service._requests import (
     samples_for,
     try_request,
 )
+from workbench.service._summary import sum_up
 from workbench.service._target import find_target
-from workbench.service._traffic import Sent, send_requests
+from workbench.service._traffic import send_requests
 from workbench.service._wires import HttpWire, MakeWire
 
 _RATE = 50.0  # arrivals per second where none are given
 _RANDOM = 8  # different requests of random values
-_SETTLED = 0.15  # halves of the warm-up that agree this well
-_BUSY = 0.8  # of one core: above it the sender may be what is measured
 
 
 @dataclass(frozen=True)
@@ -83,9 +76,19 @@ class ServiceLoadOptions:
             "over gRPC."
         ),
     ] = "binary"
-    grpc_port: Annotated[
-        int, option("Where the service answers gRPC, for tensors of grpc.", minimum=1, maximum=65535, advanced=True)
-    ] = 8001
+    grpc_port: (
+        Annotated[
+            int,
+            option(
+                "Where the service answers gRPC; the port after that of its address if not given.",
+                minimum=1,
+                maximum=65535,
+                advanced=True,
+                example="8001",
+            ),
+        ]
+        | None
+    ) = None
     batch: Batch = 1
     model: Annotated[str, option("Name of the model; the only one if empty.", example="digits_cnn")] = ""
     version: Annotated[str, option("Its version; the service's choice if empty.", advanced=True, example="2")] = ""
@@ -194,7 +197,7 @@ def load_service(
             "Set pattern to poisson or constant, or leave the rate out.",
         )
     over_grpc = checked.tensors == "grpc"
-    target, host = find_target(url, checked.remote, checked.grpc_port if over_grpc else None)
+    target, host = find_target(url, checked.remote, (checked.grpc_port or 0) if over_grpc else None)
     model = find_model(url, key, checked.model, checked.version)
     feeds, words = _choose(model, checked, request, package, dataset)
     make_wire: MakeWire = HttpWire
@@ -238,7 +241,7 @@ def load_service(
         reasons=dict(sent.reasons.most_common()),
         unsent=sent.unsent,
         warmup=1 + warm.statuses.total() + warm.lost,
-        stats=_sum_up(sent, warm, traffic, batch),
+        stats=sum_up(sent, warm, traffic, batch),
     )
 
 
@@ -259,45 +262,3 @@ def _choose(
         return [arrays_of(model, json.loads(json.dumps(request)))], "the given request"
     batch = check_batch(model, options.batch)
     return [random_arrays(model, batch, options.seed + number) for number in range(_RANDOM)], "random values"
-
-
-def _sum_up(sent: Sent, warm: Sent, traffic: Traffic, batch: int) -> LoadStats | None:
-    log = sent.log
-    if not log.callers:
-        return None
-    count = warm.statuses.total() + warm.lost
-    setting = Setting(batch, None, len(os.sched_getaffinity(0)), count, _settled(warm), {}, "shared")
-    found = summarize(log, traffic, setting, sent.peak_memory_mb)
-    ended = max(float(notes[-1, 3]) for notes in log.callers) / 1e9
-    checks = (*found.trust.checks, _answers(sent), _sender(log.cpu_seconds / max(ended, 1e-3)))
-    return replace(found, instances=traffic.concurrency, unfinished=sent.unsent, trust=Trust(checks))
-
-
-def _settled(warm: Sent) -> bool:
-    """Whether the two halves of the warm-up took the same time for a request."""
-    if not warm.log.callers:
-        return False
-    notes = np.concatenate(warm.log.callers)
-    notes = notes[np.argsort(notes[:, 3])]
-    first, second = np.array_split(notes[:, 3] - notes[:, 2], 2)
-    return bool(len(second)) and abs(math.log(second.mean() / first.mean())) <= _SETTLED
-
-
-def _answers(sent: Sent) -> Check:
-    bad = {f"status {status}": count for status, count in sent.statuses.items() if status != 200}
-    if sent.lost:
-        bad["no answer"] = sent.lost
-    total = sent.statuses.total() + sent.lost
-    if not bad:
-        return Check("answers", "ok", f"all {total:,} requests were answered with 200")
-    words = ", ".join(
-        f"{count:,} with {name}" if name != "no answer" else f"{count:,} lost" for name, count in bad.items()
-    )
-    return Check("answers", "doubt", f"of {total:,} requests, {words}; latency is that of the others")
-
-
-def _sender(cores: float) -> Check:
-    words = f"the sender took {100 * cores:.0f} % of a core"
-    if cores > _BUSY:
-        return Check("sender", "doubt", f"{words}, so the service may take more than it could send")
-    return Check("sender", "ok", words)

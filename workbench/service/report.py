@@ -14,6 +14,7 @@ from workbench.service.watch import Moment
 SERVICE_HEADINGS = ("time s", "requests/s", "p50 ms", "p99 ms", "refused", "failed", "batch", "in flight", "cores")
 _UNKNOWN = float("inf")
 _USUAL, _UNLIKE = 1.0, 2.0  # standard deviations of the known samples' means; 1 is a large shift if it lasts
+_FORMS = {"binary": "bytes", "json": "JSON", "grpc": "bytes over gRPC"}
 _PATTERNS = {"closed": "as fast as they are answered", "poisson": "Poisson arrivals", "constant": "even arrivals"}
 
 
@@ -77,7 +78,7 @@ def facts_text(facts: Mapping[str, str]) -> str:
 
 def service_load_facts(load: ServiceLoad) -> dict[str, str]:
     """What came of load, as names and values."""
-    stats, form = load.stats, "bytes" if load.tensors == "binary" else "JSON"
+    stats, form = load.stats, _FORMS[load.tensors]
     size = f"{format_size(load.request_kb / 1e3)} as {form}, answers of {format_size(load.answer_kb / 1e3)}"
     facts = {"Sent": f"{load.sent}, to {load.model}, {size}", "Answers": _answers(load)}
     if stats is not None:

@@ -11,8 +11,14 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from workbench.measure._traffic import Traffic
+from workbench.service._grpc_wire import GrpcWire
+from workbench.service._target import Target
+from workbench.service._traffic import send_requests
 
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _PATIENCE = 30.0  # s without any answer before a server counts as hung
@@ -110,6 +116,23 @@ def closed_loop(port: int, request: bytes, seconds: float, connections: int = 1)
         finally:
             for caller in callers.values():
                 caller.connection.close()
+
+
+def grpc_loop(port: int, message: bytes, seconds: float, connections: int = 1) -> Load:
+    """The same over gRPC, by the sender of `load_service`; a message is of `ModelInfer`.
+
+    Raises:
+        RuntimeError: An answer is not OK, or missing.
+    """
+    target = Target(socket.AF_INET, ("127.0.0.1", port))
+    wire = partial(GrpcWire, f"127.0.0.1:{port}", False, _PATIENCE)
+    traffic = Traffic("closed", seconds, concurrency=connections)
+    silent = {"progress": lambda *_: None, "tell": lambda _: None}
+    _, sent = send_requests(target, wire, [message], traffic, 0.0, _PATIENCE, **silent)
+    if set(sent.statuses) != {200} or sent.lost:
+        raise RuntimeError(f"The server answered {dict(sent.statuses)}, and not {sent.lost} calls.")
+    ended = max(int(notes[-1, 3]) for notes in sent.log.callers) / 1e9
+    return Load(sent.statuses[200], ended, sent.log.cpu_seconds)
 
 
 def _send(caller: _Caller, poll: select.epoll) -> None:

@@ -276,7 +276,7 @@ def running_triton(repository: Path) -> Iterator[Server]:
     """Runs the real tritonserver on exported repositories, with ONNX Runtime as its backend in Python."""
     with serving(repository) as triton:
         about = "2.51, backend in Python"
-        yield Server("Triton", triton.process.pid, triton.http, about, V2)
+        yield Server("Triton", triton.process.pid, triton.http, about, V2, triton.grpc)
 
 
 def _versions(peer: Peer) -> str:

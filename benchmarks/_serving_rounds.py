@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import onnxruntime as ort
-from _serving_load import Load, closed_loop, tree_seconds
+from _serving_load import Load, closed_loop, grpc_loop, tree_seconds
 from _serving_models import Array
 from _serving_peers import Server
+
+from workbench.service._requests import ServedModel, make_messages
 
 BARE = "session.run"
 
@@ -60,6 +62,17 @@ def ways_of(servers: Sequence[Server], model: str, array: Array, connections: in
         return Way(f"{server.name}, {kind}", server.pid, lambda s: closed_loop(server.port, request, s, connections))
 
     return [way(server, kind) for server in servers for kind in server.requests if only in ("", kind)]
+
+
+def grpc_ways(servers: Sequence[Server], model: str, array: Array, connections: int) -> list[Way]:
+    """Every server that answers gRPC."""
+    [message] = make_messages(ServedModel(model, "", (("x", "FP32", array.shape),)), [{"x": array}])
+
+    def way(server: Server) -> Way:
+        port = server.grpc_port
+        return Way(f"{server.name}, gRPC", server.pid, lambda s: grpc_loop(port, message, s, connections))
+
+    return [way(server) for server in servers if server.grpc_port]
 
 
 def measure(ways: Sequence[Way], rounds: int, seconds: float) -> Results:

@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # Triton is sta
 from _serving_batches import compare_batches
 from _serving_models import build_mlp, build_net, changed, pack, sample_of
 from _serving_peers import PEERS, Server, running_package, running_peer, running_triton, set_up
-from _serving_rounds import bare, compare, efficiencies, measure, print_table, verdict, ways_of
+from _serving_rounds import bare, compare, efficiencies, grpc_ways, measure, print_table, verdict, ways_of
 
-SCENARIOS = ("binary", "small", "json", "batches")
+SCENARIOS = ("binary", "small", "grpc", "json", "batches")
 MODELS = {"net": build_net, "mlp": build_mlp, "mlp-alone": build_mlp}  # the last is served without batches
 ROUNDS, SECONDS = 15, 0.5  # of each way of asking
 
@@ -55,7 +55,12 @@ def main() -> None:
         os.environ["WORKBENCH_WORKSPACE"] = f"{name}/workspace"
         if set(chosen) - {"batches"}:
             with running(Path(name) / "peers") as servers:
-                for key, show in (("binary", show_binary), ("small", show_small), ("json", show_json)):
+                for key, show in (
+                    ("binary", show_binary),
+                    ("small", show_small),
+                    ("grpc", show_grpc),
+                    ("json", show_json),
+                ):
                     if key in chosen:
                         show(servers, arguments.rounds, arguments.seconds)
         if "batches" in chosen:
@@ -82,7 +87,14 @@ def running(folder: Path) -> Iterator[Running]:
     }
     repository = folder / "repository"
     packages = {
-        name: pack(path, folder / name, repository, measured=name == "mlp", loaded=name == "mlp")
+        name: pack(
+            path,
+            folder / name,
+            repository,
+            measured=name == "mlp",
+            loaded=name == "mlp",
+            options={"grpc": True},
+        )
         for name, path in models.items()
     }
     with contextlib.ExitStack() as stack:
@@ -129,6 +141,20 @@ def show_small(servers: Running, rounds: int, seconds: float) -> None:
         ):  # as many workers as were measured to be best; Triton takes all cores
             compare(results, f"{mine}, binary", "Triton", 1.0)
         compare(results, "ours, binary", "KServe", 5.0)
+
+
+def show_grpc(servers: Running, rounds: int, seconds: float) -> None:
+    """The same over gRPC; those of the peers that answer it without more ado."""
+    array = sample_of(servers.models["mlp"])
+    ours = [servers.ours["mlp"], servers.ours["worker"]]
+    triton = [server for server in servers.peers if server.name == "Triton"]
+    unbatched = [server._replace(name="Triton without batches") for server in triton]
+    for connections in (8, 32):
+        ways = grpc_ways([*ours, *triton], "mlp", array, connections)
+        ways += grpc_ways(unbatched, "mlp-alone", array, connections)
+        results = measure([bare(servers.models["mlp"], array), *ways], rounds, seconds)
+        print_table(f"MLP 64-128-10 over gRPC, {connections} connections", results)
+        compare(results, "ours, gRPC", "Triton", 1.0)
 
 
 def show_json(servers: Running, rounds: int, seconds: float) -> None:

@@ -93,6 +93,7 @@ class Peer:
         command: What starts it on a port, after its environment's `bin`.
         requests: As in `Server`.
         settings: Further environment variables.
+        grpc: Whether it is asked over gRPC too.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Peer:
     command: Callable[[int], Sequence[str]]
     requests: Mapping[str, Callable[[str, Tensor], bytes]]
     settings: Mapping[str, str] = field(default_factory=dict)
+    grpc: bool = False
 
     @property
     def python(self) -> Path:
@@ -123,6 +125,7 @@ PEERS = (
         lambda port: ["mlserver", "start", "."],
         {"JSON": v2_json},
         {"MLSERVER_PARALLEL_WORKERS": "0"},
+        grpc=True,
     ),
     Peer(
         "FastAPI",
@@ -172,11 +175,11 @@ def running_peer(peer: Peer, models: Path) -> Iterator[Server]:
     Raises:
         RuntimeError: It ends or does not answer.
     """
-    [port] = free_ports(1)
+    port, grpc_port = free_ports(2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if peer.key == "mlserver":
-            write_mlserver(folder, models, port)
+            write_mlserver(folder, models, port, grpc_port)
         environment = {
             **os.environ,
             **ONE_THREAD,
@@ -187,15 +190,14 @@ def running_peer(peer: Peer, models: Path) -> Iterator[Server]:
             "HOME": name,
         }
         with started([str(part) for part in peer.command(port)], folder, environment) as pid:
-            server = Server(peer.name, pid, port, _versions(peer), peer.requests)
+            server = Server(peer.name, pid, port, _versions(peer), peer.requests, grpc_port if peer.grpc else 0)
             request = next(iter(peer.requests.values()))("mlp", np.zeros((1, 64), np.float32))
             wait_until_answers(port, request, pid, folder / "log")
             yield server
 
 
-def write_mlserver(folder: Path, models: Path, port: int) -> None:
+def write_mlserver(folder: Path, models: Path, port: int, grpc_port: int) -> None:
     """MLServer is set up by files: one for itself and one for each model."""
-    [grpc_port] = free_ports(1)
     settings = {
         "http_port": port,
         "grpc_port": grpc_port,

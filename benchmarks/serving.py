@@ -144,17 +144,18 @@ def show_small(servers: Running, rounds: int, seconds: float) -> None:
 
 
 def show_grpc(servers: Running, rounds: int, seconds: float) -> None:
-    """The same over gRPC; those of the peers that answer it without more ado."""
+    """The same over gRPC; those of the peers that answer it on this machine alone."""
     array = sample_of(servers.models["mlp"])
     ours = [servers.ours["mlp"], servers.ours["worker"]]
     triton = [server for server in servers.peers if server.name == "Triton"]
     unbatched = [server._replace(name="Triton without batches") for server in triton]
     for connections in (8, 32):
-        ways = grpc_ways([*ours, *triton], "mlp", array, connections)
+        ways = grpc_ways([*ours, *servers.peers], "mlp", array, connections)
         ways += grpc_ways(unbatched, "mlp-alone", array, connections)
         results = measure([bare(servers.models["mlp"], array), *ways], rounds, seconds)
         print_table(f"MLP 64-128-10 over gRPC, {connections} connections", results)
         compare(results, "ours, gRPC", "Triton", 1.0)
+        compare(results, "ours, gRPC", "MLServer", 1.0)
 
 
 def show_json(servers: Running, rounds: int, seconds: float) -> None:

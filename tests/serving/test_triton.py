@@ -21,6 +21,7 @@ from tests.serving.triton_packages import ask, pack_all, sample
 from tests.serving.tritonserver import Triton, perf_analyzer, serving
 from workbench.dataset import Dataset
 from workbench.model import Model
+from workbench.service.load import load_service
 
 pytestmark = pytest.mark.serving
 
@@ -250,6 +251,15 @@ def test_the_client_notices_a_dead_backend_where_readiness_does_not(
             ended = ask(packages["digits"], triton, protocol, "--seconds", "2")
             assert (len(children), ended.returncode) == (1, 1)
             assert ended.stdout.startswith("no answer from 127.0.0.1:"), ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("tensors", ["binary", "json", "grpc"])
+def test_load_of_ours_is_answered(triton: Triton, evaluation: Dataset, tensors: str) -> None:
+    options = {"model": "digits", "tensors": tensors, "grpc_port": triton.grpc, "seconds": 0.5, "connections": 3}
+    found = load_service(f"http://127.0.0.1:{triton.http}", options, dataset=evaluation)
+
+    assert found.statuses == {200: found.answered}
+    assert found.lost == 0
 
 
 def test_perf_analyzer_runs_as_the_readme_says(packages: Mapping[str, Path], triton: Triton) -> None:

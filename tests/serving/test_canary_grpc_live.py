@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ from tests.serving.proxies import (
 from workbench.canary import read_weight, run_canary, run_proxy
 from workbench.dataset import Dataset
 from workbench.exporters import Package
+from workbench.service.load import load_service
+from workbench.service.metrics import between, read_service
 
 pytestmark = [pytest.mark.serving, pytest.mark.timeout(300)]
 
@@ -83,6 +86,22 @@ def test_calls_are_split_by_the_weight_and_by_metadata_and_a_roll_back_takes_all
     assert raised["2"] / 500 == pytest.approx(0.6, abs=0.11)
     assert back == Counter({"1": 150})
     assert later == Counter({"1": 50})
+
+
+@BOTH
+def test_what_the_load_generator_sends_is_answered_by_both(front_of: Stand, proxy: str) -> None:
+    with front_of(proxy, weight=50) as front:
+        options = {"model": front.package.name, "tensors": "grpc", "seconds": 2.0}
+        options["grpc_port"] = int(front.listen_grpc.rpartition(":")[2])
+        before = [read_service(service.address) for service in (front.stable, front.canary)]
+        found = load_service(f"http://{front.listen}", options, request=json.loads(request_of(2)))
+        after = [read_service(service.address) for service in (front.stable, front.canary)]
+
+    assert found.statuses == {200: found.answered}
+    assert found.lost == 0
+    counts = [between(*pair).requests for pair in zip(before, after, strict=True)]
+    assert sum(counts) == found.answered + found.warmup
+    assert min(counts) > 0
 
 
 @BOTH

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from tests.exporters.serving import Server, serving, wait_until_busy, with_model
 from tests.service.test_load import ROOMY, SHORT, request_of
 from tests.service.tls import behind_tls, write_certificate
 from workbench.errors import OptionsError, ServiceError
+from workbench.measure._traffic import Traffic
+from workbench.service._connection import Connection
 from workbench.service._grpc_wire import GrpcWire
-from workbench.service._requests import ServedModel, find_model, make_messages, try_request
+from workbench.service._requests import ServedModel, find_model, make_messages, make_requests, try_request
 from workbench.service._target import connect, find_target
-from workbench.service._wires import WireError
+from workbench.service._traffic import send_requests
+from workbench.service._wires import HttpWire, MakeWire, WireError
 from workbench.service.load import ServiceLoad, load_service
 from workbench.service.metrics import between, read_service
 
@@ -64,6 +68,31 @@ def test_both_sides_count_the_same(service: Server, options: dict[str, Any], row
     assert found.request_kb == pytest.approx(rows * 16 / 1000, abs=0.2)
     if "rate" in options:
         assert found.answered == 24  # 40 a second for 0.6 s
+
+
+@pytest.mark.parametrize("over_grpc", [False, True])
+def test_a_connection_stays_between_one_request_and_the_next(
+    service: Server, monkeypatch: pytest.MonkeyPatch, over_grpc: bool
+) -> None:
+    opened, usual = [], Connection.open
+
+    def open_counted(connection: Connection) -> None:
+        opened.append(connection)
+        usual(connection)
+
+    monkeypatch.setattr(Connection, "open", open_counted)
+    url = f"http://127.0.0.1:{service.port}"
+    target, authority = find_target(url, False, port_of(service) if over_grpc else None)
+    model = find_model(url, "", "looper", "")
+    make_wire: MakeWire = HttpWire
+    requests = make_requests(model, [arrays(2)], "binary", authority, "")
+    if over_grpc:
+        make_wire, requests = partial(GrpcWire, authority, False, 10), make_messages(model, [arrays(2)])
+    traffic = Traffic("constant", 1.0, concurrency=2, rate=20.0)
+    quiet = {"progress": lambda *_: None, "tell": lambda _: None}
+    _, sent = send_requests(target, make_wire, requests, traffic, 0.0, 10.0, **quiet)
+    assert sent.statuses == {200: 20}
+    assert len(opened) == 2
 
 
 def test_it_goes_over_tls_too(service: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ class Connection:
     def _push(self, data: bytes) -> None:
         assert self.socket is not None
         self._rest = memoryview(bytes(self._rest) + data) if self._rest else memoryview(data)
-        if not self._rest and not self._writing:
+        if not self._rest:
             return
         try:
             self._rest = self._rest[self.socket.send(self._rest) :]
@@ -214,7 +214,7 @@ class Connection:
                 self.fail("closed without an answer")
             else:
                 self._retire(0)
-        elif not self.busy and (wire.done or not wire.stays):  # an answer to nothing, or a word of parting
+        elif not self.busy and not wire.stays:  # an answer to nothing, or a word of parting
             self._retire(0)
 
     def _give_back(self) -> None:

@@ -19,7 +19,7 @@ from workbench.comparison import Comparison, Row
 from workbench.dataset import Dataset
 from workbench.engine import Engine
 from workbench.errors import DatasetError, ExportError
-from workbench.exporters import Package, check_backend, export_package, is_own_server
+from workbench.exporters import Package, check_backend, export_package, plan_package
 from workbench.jobs import Progress, part_of
 from workbench.measure.sweep import Sweep
 from workbench.package_measure import measure_for_package
@@ -27,7 +27,7 @@ from workbench.plugins import find_plugin, list_plugins
 from workbench.provenance import PASSWORD_VARIABLE, Verification, verify_package
 from workbench.serving_measure import MeasureServingOptions
 from workbench.serving_measurements import Measurements
-from workbench.serving_plan import ServingPlan, plan_serving
+from workbench.serving_plan import ServingPlan
 from workbench.trial import Trial, try_package
 
 _USUAL = "server"  # offered first
@@ -250,8 +250,7 @@ class Export(Panel):
             return
         row = self.comparison[self.candidate.value]
         self._found = self._gather(row)
-        own_server = is_own_server(self.exporter.value)
-        self.plan = plan_serving(row.candidate, self._found.measurements, own_server=own_server)
+        self.plan = plan_package(row.candidate, self.exporter.value, self._found.measurements)
         heading = _markup.group(f"Serving plan of {row.name}")
         self._plan.value = heading + _markup.note(self._found.words) + plan_html(self.plan)
         try:

@@ -28,6 +28,7 @@ from workbench.comparison import Candidate
 from workbench.dataset import Dataset
 from workbench.engine import Engine
 from workbench.errors import ModelError
+from workbench.exporters import plan_package
 from workbench.findings import explain as find_reasons
 from workbench.findings.text import findings_text
 from workbench.importers import load_dataset, load_model
@@ -43,7 +44,7 @@ from workbench.package_measure import measure_for_package
 from workbench.plugins import find_plugin
 from workbench.recipe import Run
 from workbench.serving_measurements import Measurements
-from workbench.serving_plan import describe_plan, plan_serving
+from workbench.serving_plan import describe_plan
 from workbench.workspace import Workspace, read_json
 
 AccuracyFlags: Any = flags(AccuracyOptions)
@@ -175,7 +176,7 @@ def measure_serving(
         found = measure_for_package(candidate, exporter or "server", samples, to_builtins(measurement), **wanted)
     else:
         found = Measurements(None, *serving_measure.measure_serving(built, samples, to_builtins(measurement), **wanted))
-    plan = plan_serving(candidate, found, samples)
+    plan = plan_package(candidate, exporter or "server", found, samples)
     assert found.sweep is not None
     parts = [load_report.sweep_text(found.sweep), load_report.curve_text(found.curve)]
     parts += [str(found.service)] if found.service else []

@@ -28,7 +28,7 @@ from workbench.backends import build_engine
 from workbench.comparison import ORIGINAL, Candidate, Row, compare
 from workbench.dataset import Dataset
 from workbench.errors import DatasetError, ExportError, ModelError, OptionsError
-from workbench.exporters import check_backend, export_package, is_own_server, measured_for
+from workbench.exporters import check_backend, export_package, plan_package
 from workbench.importers import importer_for, load_dataset, load_model
 from workbench.measure.latency import LatencyOptions
 from workbench.options import option, suggest, to_builtins
@@ -38,7 +38,7 @@ from workbench.provenance import PASSWORD_VARIABLE, check_key, fingerprint_of
 from workbench.samples import SAMPLE_PREFIX
 from workbench.saving import save_model
 from workbench.serving_measurements import Measurements
-from workbench.serving_plan import describe_plan, plan_serving
+from workbench.serving_plan import describe_plan
 from workbench.transforms import transform
 from workbench.workspace import Workspace
 
@@ -279,7 +279,7 @@ def _numbers_text(candidate: Candidate, exporter: str, found: Measurements, samp
     """The package's numbers with what each comes from, and which of them are no measurements."""
     if found == Measurements():
         return "Nothing was measured, so that its numbers are usual values: --measure derives them."
-    plan = plan_serving(candidate, measured_for(exporter, found), samples, own_server=is_own_server(exporter))
+    plan = plan_package(candidate, exporter, found, samples)
     usual = [key.replace("_", " ") for key, number in plan.numbers.items() if not number.measured]
     table = report.columns([("number", "value", "from"), *describe_plan(plan)], left=3)
     return f"\n{table}" + (f"\n\nUsual values, not measured: {', '.join(usual)}." if usual else "")

@@ -111,7 +111,7 @@ def export_package(
     one = sample.take(candidate.engine.model.fixed_batch or 1)
     answer = predict(candidate.engine, one, batch=len(one), workspace=workspace, progress=part_of(progress, 0.0, 0.6))
     found = measured_for(exporter, measured if isinstance(measured, Measurements) else Measurements(measured))
-    plan = plan_serving(candidate, found, sample, own_server=is_own_server(exporter))
+    plan = plan_package(candidate, exporter, found, sample)
     name, report = _slug(candidate.engine.model.name), part_of(progress, 0.7, 0.95)
     contents = Contents(candidate, name, one.inputs, answer, found.row, plan, report)
     if directory is None:
@@ -172,6 +172,13 @@ def is_own_server(exporter: str) -> bool:
 def measured_for(exporter: str, found: Measurements) -> Measurements:
     """What counts for the packages of an exporter: what our own server takes says nothing of the server of others."""
     return found if is_own_server(exporter) else replace(found, service=None)
+
+
+def plan_package(
+    candidate: Candidate, exporter: str, found: Measurements, sample: Dataset | None = None
+) -> ServingPlan:
+    """The numbers that a package of an exporter would have; arguments as of `plan_serving`."""
+    return plan_serving(candidate, measured_for(exporter, found), sample, own_server=is_own_server(exporter))
 
 
 def read_package(directory: Path) -> Package:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,14 @@ def test_gives_what_onnxruntime_and_http_give(triton: Any, both: Server, session
     np.testing.assert_array_equal(answer.as_numpy("y").ravel(), np.array(over_http, np.float32))
     chosen = triton.infer("looper", inputs(), "3", outputs=[client.InferRequestedOutput("taken")])
     assert [output.name for output in chosen.get_response().outputs] == ["taken"]
+
+
+def request_of(steps: int) -> Any:
+    request = client.service_pb2.ModelInferRequest(model_name="looper")
+    request.inputs.add(name="x", datatype="FP32", shape=X.shape)
+    request.inputs.add(name="steps", datatype="INT64", shape=[1])
+    request.raw_input_contents.extend([X.tobytes(), np.array([steps]).tobytes()])
+    return request
 
 
 def raw_call(server: Server, fill: Any) -> Any:
@@ -169,7 +178,7 @@ def test_refuses_wrong_tensors_and_names(triton: Any) -> None:
 
 
 def test_refuses_a_large_message(triton: Any, both: Server) -> None:
-    with pytest.raises(client.InferenceServerException, match="larger than max"):
+    with pytest.raises(client.InferenceServerException, match="larger than the limit of 200000 bytes"):
         triton.infer("looper", inputs(np.zeros((20_000, 4), np.float32)))
     assert triton.is_server_ready()
 
@@ -215,5 +224,52 @@ def test_needs_the_key_and_drains(package: Path, tmp_path: Path, steps_per_secon
     assert answers[0].as_numpy("taken").tolist() == slow.tolist()
 
 
+def test_a_call_that_is_taken_back_is_no_failure(both: Server, steps_per_second: float) -> None:
+    before = both.metrics()
+    request = request_of(int(2 * steps_per_second))
+    with grpc.insecure_channel(address(both)) as channel:
+        call = client.service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer.future(request)
+        while both.metrics()["workbench_in_flight,model=looper,version=3"] < 1:
+            pass
+        call.cancel()
+        while (after := both.metrics())["workbench_in_flight,model=looper,version=3"]:
+            pass
+    labels = "model=looper,protocol=grpc,version=3"
+    names = [f"workbench_requests_total,code={code}xx,{labels}" for code in "245"]
+    assert [after[name] - before[name] for name in names] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_under_load_loses_no_call(folder: Path, tmp_path: Path, workers: str) -> None:
+    """Whoever is told to go elsewhere goes: nobody is refused who was let in, until nobody listens any more."""
+    codes: Counter[str] = Counter()
+    roomy = write_package(tmp_path / "package", {**with_model(queue=64, request_seconds=20), "grpc": True})
+    (roomy / "model.onnx").write_bytes((folder / "model.onnx").read_bytes())
+
+    def call(target: str) -> None:
+        with grpc.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            ask = client.service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+            while not codes["UNAVAILABLE: failed to connect"]:
+                try:
+                    ask(request_of(2), timeout=60)
+                    codes["OK"] += 1
+                except grpc.RpcError as error:
+                    codes[f"{error.code().name}: {error.details()[:17]}"] += 1
+
+    with serving(roomy, "--grpc-port", "0", "--workers", workers) as server:
+        callers = [threading.Thread(target=call, args=(address(server),)) for _ in range(6)]
+        for caller in callers:
+            caller.start()
+        while codes["OK"] < 200:
+            pass
+        server.process.send_signal(signal.SIGTERM)
+        for caller in callers:
+            caller.join(60)
+        assert server.process.wait(60) == 0
+    assert set(codes) == {"OK", "UNAVAILABLE: failed to connect"}, codes
+
+
 def test_refuses_a_port_in_use(folder: Path, both: Server) -> None:
-    assert "cannot be used for gRPC" in refusal(folder, "--grpc-port", address(both).split(":")[1])
+    assert "is in use by another program. Choose another with --grpc-port." in refusal(
+        folder, "--grpc-port", address(both).split(":")[1]
+    )

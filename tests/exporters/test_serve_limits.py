@@ -218,12 +218,12 @@ def test_refuses_a_port_in_use(package: Path, server: Server) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("module", ["uvloop", "numpy", "onnxruntime", "grpc"])
+@pytest.mark.parametrize("module", ["uvloop", "numpy", "onnxruntime", "h2"])
 def test_says_in_one_line_what_is_not_installed(
     package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, workers: str
 ) -> None:
     folder = shutil.copytree(package, tmp_path / "package")
-    (folder / "config.json").write_text(json.dumps({**CONFIG, "grpc": module == "grpc"}))
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "grpc": module == "h2"}))
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{module!r}] = None\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     words = refusal(folder, "--grpc-port", "0", "--workers", workers)

@@ -212,15 +212,20 @@ def test_grpc_is_shared_too(folder: Path, tmp_path: Path) -> None:
     (package / "model.onnx").write_bytes((folder / "model.onnx").read_bytes())
     with serving(package, "--grpc-port", "0") as server:
         port = server.log[-1]["labels.grpc_port"]
-        listening = sum(
-            line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
-            for table in ("tcp", "tcp6")
-            for line in Path(f"/proc/net/{table}").read_text().splitlines()
-        )
-        assert listening == 2
-        for _ in range(5):
-            with client.InferenceServerClient(f"127.0.0.1:{port}") as asking:
+        with contextlib.ExitStack() as ends:
+            before = [connections(pid) for pid in workers(server)]
+            for _ in range(4):
+                own = [("grpc.use_local_subchannel_pool", 1)]  # else all clients of a process share a connection
+                asking = client.InferenceServerClient(f"127.0.0.1:{port}", channel_args=own)
+                ends.enter_context(asking)
                 assert asking.is_server_ready()
+            counts = [connections(pid) for pid in workers(server)]
+            added = [after - old for after, old in zip(counts, before, strict=True)]
+            assert (sum(added), min(added) > 0) == (4, True)
+        for pid in workers(server):
+            os.kill(pid, signal.SIGKILL)
+        with client.InferenceServerClient(f"127.0.0.1:{port}") as asking:
+            assert asking.is_server_ready()  # the port listens meanwhile: who comes waits for a new worker
         refused = subprocess.run(
             [sys.executable, str(package / "serve.py"), "--port", "0", "--grpc-port", str(port)],
             capture_output=True, text=True, timeout=60, check=False,

@@ -134,7 +134,7 @@ def test_a_batched_package_with_a_key_and_grpc_starts(tiny: Model, tiny_data: Da
     assert "EXPOSE 8000 8001\n" in docker
     assert "--open" not in docker
     assert "USER 65532" in docker
-    assert "grpcio==" in (package.directory / "requirements.txt").read_text()
+    assert "h2==" in (package.directory / "requirements.txt").read_text()
     key = {"Authorization": "Bearer the-key-of-this-package"}
     sample = (package.directory / "sample_request.json").read_bytes()
     with serving(package.directory, "--grpc-port", "0", WORKBENCH_API_KEY=key["Authorization"].split()[1]) as server:

@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import itertools
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from tests.service.peers import peer
 from tests.service.test_metrics import answering
 from workbench.errors import ServiceError
 from workbench.service.load import load_service
+from workbench.service.metrics import read_service
+from workbench.service.report import service_load_facts
 
 
 @contextlib.contextmanager
@@ -71,6 +75,7 @@ def test_requests_without_an_answer_are_lost_and_the_others_are_not() -> None:
         begun = time.monotonic()
         found = load_service(url, {**options, **patience})
     assert (found.statuses, found.lost) == ({200: 16}, 4)
+    assert "4 lost (2 × closed without an answer, 1 × " in service_load_facts(found)["Answers"]
     assert found.reasons == {"closed without an answer": 2, "no HTTP": 1, "no answer in time": 1}
     assert time.monotonic() - begun < 60  # it did not wait for the late one
 
@@ -85,3 +90,35 @@ def test_what_no_requests_can_be_made_for_is_said() -> None:
         pytest.raises(ServiceError, match=r"serves digits, letters\. Name the model"),
     ):
         load_service(url)
+
+
+def test_a_proxy_is_thought_of_only_where_something_answers() -> None:
+    with (
+        answering(lambda path, headers: (404, "")) as url,
+        pytest.raises(ServiceError, match=r"status 404\. .* Of a proxy, .* name the model with the option `model`\."),
+    ):
+        load_service(url)
+    with answering(lambda path, headers: (401, "")) as locked, pytest.raises(ServiceError, match=r"key\.$"):
+        load_service(locked)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(ServiceError, match=r"\(Connection refused\)\. Check that .* its address\.$"):
+            load_service(f"127.0.0.1:{listener.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (bytes.fromhex("000006040000000000000400100000") + b"\n", "it speaks HTTP/2, as gRPC does"),
+        (bytes.fromhex("15030300020246"), "it speaks TLS"),
+        (b"\x1b[2J\x00hello\n", r"no HTTP, but '·\[2J·hello'"),
+    ],
+)
+def test_what_speaks_no_http_is_said_in_what_can_be_printed(words: bytes, reason: str) -> None:
+    def meet(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(words)
+
+    with peer(meet) as port, pytest.raises(ServiceError, match=rf"does not answer \({reason}\)\. Check") as refused:
+        read_service(f"http://127.0.0.1:{port}")
+    assert str(refused.value).isprintable()

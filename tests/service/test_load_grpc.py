@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -19,10 +20,11 @@ from workbench.errors import OptionsError, ServiceError
 from workbench.measure._traffic import Traffic
 from workbench.service._connection import Connection
 from workbench.service._grpc_wire import GrpcWire
-from workbench.service._requests import ServedModel, find_model, make_messages, make_requests, try_request
+from workbench.service._requests import ServedModel, find_model, make_messages, make_requests
 from workbench.service._target import connect, find_target
 from workbench.service._traffic import send_requests
-from workbench.service._wires import HttpWire, MakeWire, WireError
+from workbench.service._trial import try_request
+from workbench.service._wires import HttpWire, MakeWire
 from workbench.service.load import ServiceLoad, load_service
 from workbench.service.metrics import between, read_service
 
@@ -104,6 +106,20 @@ def test_it_goes_over_tls_too(service: Server, tmp_path: Path, monkeypatch: pyte
     assert found.lost == 0
 
 
+def test_what_ends_tls_for_https_has_grpc_at_the_same_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def look_up(host: str, port: int, **_: Any) -> list[Any]:
+            asked.append(port)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", listener.getsockname())]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        for url, port in (("https://a-proxy", 0), ("https://a-proxy:8443", 0), ("https://a-proxy", 9000)):
+            find_target(url, False, port)
+    assert asked == [443, 8444, 9000]
+
+
 def test_what_is_refused_is_counted_under_the_status_that_stands_for_its_code(tmp_path: Path) -> None:
     folder = write_package(tmp_path, {**with_model(queue=1), "grpc": True})
     write_model(folder / "model.onnx")
@@ -119,12 +135,18 @@ def test_what_is_refused_is_counted_under_the_status_that_stands_for_its_code(tm
 
 
 def test_bad_input_is_said(service: Server, folder: Path) -> None:
-    with pytest.raises(ServiceError, match=r"no answer to a request \(no gRPC\)"):
+    with pytest.raises(
+        ServiceError, match=rf"Port {service.port} of .* \(it speaks HTTP/1, no gRPC\)\. .*option `grpc_port`"
+    ):
         send(service, {"grpc_port": service.port}, request=request_of())
     with pytest.raises(ServiceError, match=r"answer at port 1 .* `grpc` does\), and the option `grpc_port`\."):
         send(service, {"grpc_port": 1}, request=request_of())
     with pytest.raises(OptionsError, match="grpc_port"):
         send(service, {"grpc_port": 0}, request=request_of())
+    with pytest.raises(OptionsError, match=r"answers gRPC, but tensors is json\. Set tensors to grpc, or leave"):
+        send(service, {"tensors": "json"}, request=request_of())
+    with pytest.raises(OptionsError, match=r"no port after 65535, .* Give the option `grpc_port`\."):
+        load_service("http://127.0.0.1:65535", {"tensors": "grpc"})
     secret = {"WORKBENCH_API_KEY": "open-sesame-open-sesame"}
     locked = write_package(folder.parent / "locked", {**with_model(), "grpc": True, "api_key": "environment"})
     write_model(locked / "model.onnx")
@@ -162,19 +184,3 @@ def test_an_answer_under_way_still_comes_from_a_service_that_closes_down(folder:
         assert (wire.status, wire.untaken) == (200, False)
         assert left[0], "GOAWAY came before anything"
         assert not wire.stays
-
-
-@pytest.mark.parametrize(
-    "came",
-    [
-        b"HTTP/1.1 400 Bad Request\r\n\r\n",
-        b"\xff\xff\xff\x00\x00\x00\x00\x00\x01",  # a frame larger than was agreed on
-        b"\x00\x00\x02\x06\x00\x00\x00\x00\x00ab",  # a ping of two bytes
-        b"\x00\x00\x01\x01\x05\x00\x00\x00\x01\xff",  # a head that ends in the middle
-    ],
-)
-def test_what_is_no_http2_ends_the_conversation(came: bytes) -> None:
-    wire = GrpcWire("127.0.0.1:1", False, 1)
-    wire.request(b"")
-    with pytest.raises(WireError, match="no gRPC"):
-        wire.feed(came)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from workbench.measure._load_stats import Setting, summarize
 from workbench.measure._traffic import Log, Traffic
 from workbench.measure.load import LoadStats
 from workbench.measure.statistics import Estimate
+from workbench.service._summary import sum_up
+from workbench.service._traffic import Sent
 from workbench.service.load import ServiceLoad
 from workbench.service.report import service_load_facts, service_load_text
 
@@ -32,6 +35,32 @@ def test_times_are_told_in_one_style() -> None:
     stats = replace(stats_of([1.0] * 600), pattern="poisson", p50=slow, p99=rare, queueing_ms=1202.3)
     said = service_load_facts(load_with(stats))["Latency"]
     assert said == "p50 1,241 ms, p99 2,131 ms, of which 1,202 ms waiting to be sent on average"
+
+
+def test_what_was_not_sent_or_not_answered_is_told_with_its_numbers() -> None:
+    reasons = {"Connection refused": 1200, "no answer in time": 3}
+    none = replace(load_with(stats_of([1.0])), stats=None, statuses={503: 9}, lost=1203, reasons=reasons, unsent=1)
+    said = service_load_facts(none)
+    assert said["Answers"] == (
+        "0 of 1,212 with 200; 9 with 503; 1,203 lost (1,200 × Connection refused, 3 × no answer in time)"
+    )
+    assert said["Too much"] == "the service did not keep up; 1 request was due but not sent"
+    nothing = service_load_facts(replace(none, statuses={}, lost=0, reasons={}, unsent=0))
+    assert nothing["Answers"] == "none: no request was sent"
+    assert "Too much" not in nothing
+
+
+def test_one_connection_is_one() -> None:
+    assert service_load_facts(load_with(stats_of([1.0] * 9)))["Answered well"].endswith(" on 1 connection")
+
+
+def test_the_senders_share_of_a_core_is_that_of_the_whole_time() -> None:
+    """The only answer with 200 came after 1 ms; most of the work was for what was refused after."""
+    log = Log((np.array([[0, 0, 0, 1_000_000]]),), np.array([], np.int64), 0.5, False)
+    sent = Sent(log, Counter({200: 1, 503: 5000}), 0, 0, 10.0, seconds=1.0)
+    stats = sum_up(sent, sent, Traffic("closed", 1.0), 1)
+    assert stats is not None
+    assert "✓ sender: the sender took 50 % of a core" in str(stats.trust)
 
 
 def test_a_percentile_that_is_hardly_known_has_no_check_mark() -> None:

@@ -16,16 +16,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def write_certificate(folder: Path) -> Path:
-    """A key and a certificate for 127.0.0.1 that it signed itself, in one file."""
+def write_certificate(folder: Path, *, address: str = "127.0.0.1", days: int = 1) -> Path:
+    """A key and a certificate for an address that it signed itself, in one file; with -1 days it ended yesterday."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"a test of {address} for {days} days")])
     now = datetime.datetime.now(datetime.UTC)
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - datetime.timedelta(hours=1))
-    builder = builder.not_valid_after(now + datetime.timedelta(days=1))
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
+    builder = builder.not_valid_before(now - datetime.timedelta(days=2))
+    builder = builder.not_valid_after(now + datetime.timedelta(days=days))
+    name_of = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+    signed = builder.add_extension(name_of, critical=False).sign(key, hashes.SHA256())
     plain = serialization.NoEncryption()
     kept = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
     (path := folder / "certificate.pem").write_bytes(kept + signed.public_bytes(serialization.Encoding.PEM))

@@ -255,7 +255,8 @@ def test_the_client_notices_a_dead_backend_where_readiness_does_not(
 
 @pytest.mark.parametrize("tensors", ["binary", "json", "grpc"])
 def test_load_of_ours_is_answered(triton: Triton, evaluation: Dataset, tensors: str) -> None:
-    options = {"model": "digits", "tensors": tensors, "grpc_port": triton.grpc, "seconds": 0.5, "connections": 3}
+    options = {"model": "digits", "tensors": tensors, "seconds": 0.5, "connections": 3}
+    options |= {"grpc_port": triton.grpc} if tensors == "grpc" else {}
     found = load_service(f"http://127.0.0.1:{triton.http}", options, dataset=evaluation)
 
     assert found.statuses == {200: found.answered}

@@ -12,7 +12,7 @@ from workbench.exporters import Contents
 from workbench.serving_measurements import Derived
 from workbench.serving_plan import ServingPlan
 
-GRPC = ("grpcio", "protobuf")
+GRPC = ("h2", "protobuf")
 ABOUT_GPU = (
     "\n\n**It takes an NVIDIA GPU** of the kind that the plan was built for ({device}), and its driver; in a "
     "container, say `--gpus all` too. This way of serving was **not run on a GPU** before it was shipped: try the "

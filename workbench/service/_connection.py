@@ -11,10 +11,11 @@ import time
 from array import array
 from collections import Counter, deque
 
-from workbench.service._target import Target, trusted
+from workbench.service._target import Target, check_alpn, trusted
 from workbench.service._wires import MakeWire, Wire, WireError
+from workbench.service._words import reason_of
 
-_PAUSE_NS = 100_000_000  # before a connection that broke is opened again
+_PAUSE_NS = 100_000_000  # before a connection that broke, or took nothing, is opened again
 _PIECE = 1 << 18  # bytes that are received at a time
 _BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _clock = time.perf_counter_ns
@@ -29,7 +30,9 @@ class Owner:
         context: What certificates are trusted; None without TLS.
         poller: Says which is ready.
         closed: Whether each request follows the answer before, so that none waits for a connection.
+        end: When the last request is due in a closed loop, ns.
         waiting: When requests were due that wait for a connection, ns.
+        returned: When those were due that a service did not take, ns: each goes out again once.
         idle: Connections that are free.
         broken: Connections that are to be opened.
         open_ones: All others, by descriptor.
@@ -44,7 +47,7 @@ class Owner:
         self.target, self.make_wire = target, make_wire
         self.context = trusted(make_wire().ALPN) if target.tls else None
         self.poller = select.epoll()
-        self.closed = True
+        self.closed, self.end = True, 0
         self.open_ones: dict[int, Connection] = {}
         self.broken: list[Connection] = []
         self.busy = 0
@@ -53,6 +56,7 @@ class Owner:
     def reset(self) -> None:
         """Forgets what was sent and answered."""
         self.waiting: deque[int] = deque()
+        self.returned: set[int] = set()
         self.idle: list[Connection] = []
         self.latencies = array("d")
         self.statuses: Counter[int] = Counter()
@@ -76,7 +80,7 @@ class Connection:
         self.notes = array("q")
         self.begun = self.free = self.due = self.again = 0
         self._rest = memoryview(b"")
-        self._writing = self._connected = False
+        self._writing = self._connected = self._took = False  # it took: a request since it was opened
         self._wire: Wire
 
     def open(self) -> None:
@@ -87,7 +91,7 @@ class Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._wire = self._run.make_wire()
         self.connecting, self.begun = True, _clock()
-        self._writing = self._connected = False
+        self._writing = self._connected = self._took = False
         self._run.open_ones[self.socket.fileno()] = self
         self._run.poller.register(self.socket, select.EPOLLIN | select.EPOLLOUT)
         error = self.socket.connect_ex(target.address)
@@ -113,47 +117,50 @@ class Connection:
         if self.connecting:
             self._go_on_connecting(self.socket)
             return
-        if self._rest and events & select.EPOLLOUT:
-            self._push(b"")
-        if self.socket is not None and events & ~select.EPOLLOUT:
+        if events & ~select.EPOLLOUT:  # first: there may be an answer though no more can be sent
             self._pull()
+        if self.socket is not None and self._rest and events & select.EPOLLOUT:
+            self._push(b"")
 
     def _go_on_connecting(self, connection: socket.socket) -> None:
-        if not self._connected:
-            if error := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                self.fail(os.strerror(error))
-                return
-            self._connected = True
-            if self._run.context is not None:  # keeps the descriptor, which the poller knows
+        if not self._connected and (failed := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            self.fail(os.strerror(failed))
+            return
+        try:
+            if not self._connected and self._run.context is not None:
                 name = self._run.target.tls
                 connection = self._run.context.wrap_socket(
                     connection, do_handshake_on_connect=False, server_hostname=name
                 )
-                self.socket = connection
-        try:
+                self.socket = connection  # with the same descriptor, which the poller knows
+            self._connected = True
             if isinstance(connection, ssl.SSLSocket):
                 connection.do_handshake()
+                check_alpn(connection, self._wire.ALPN)
         except _BLOCKED as blocked:
             wanted = select.EPOLLOUT if isinstance(blocked, ssl.SSLWantWriteError) else select.EPOLLIN
             self._run.poller.modify(connection, wanted)
             return
         except OSError as error:
-            self.fail(error.strerror or "no TLS")
+            self.fail(reason_of(error))
             return
-        self.connecting, self.free = False, _clock()
         self._run.poller.modify(connection, select.EPOLLIN)
-        self._run.idle.append(self)
         self._push(self._wire.begin())
+        if self.socket is not None:
+            self.connecting, self.free = False, _clock()
+            self._run.idle.append(self)
 
     def fail(self, reason: str) -> None:
         """The request under way, or the next that waits, has no answer; the connection is opened again later."""
         run = self._run
-        if self.busy or run.closed:
-            lost = True
-        elif lost := bool(run.waiting):
-            run.waiting.popleft()
-        run.lost += lost
-        run.reasons[reason] += lost
+        lost = self.busy
+        if self.connecting:
+            lost = bool(run.waiting) or (run.closed and _clock() < run.end)
+            if run.waiting:
+                run.waiting.popleft()
+        if lost:
+            run.lost += 1
+            run.reasons[reason] += 1
         self._retire(_PAUSE_NS)
 
     def give_up(self) -> None:
@@ -179,61 +186,60 @@ class Connection:
         except _BLOCKED:
             pass
         except OSError as error:
-            self.fail(error.strerror or "the connection broke")
+            self.fail(reason_of(error))
             return
         if bool(self._rest) != self._writing:
             self._writing = bool(self._rest)
             self._run.poller.modify(self.socket, select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
 
     def _pull(self) -> None:
+        """Takes what came in; an answer that is there counts, whatever comes after it."""
         assert self.socket is not None
-        wire, reply = self._wire, b""
+        wire, data, reply, wrong = self._wire, b"", b"", ""
         try:
-            data = self.socket.recv(_PIECE)
-            if data:
+            if data := self.socket.recv(_PIECE):
                 self._run.answer_bytes += len(data)
                 reply = wire.feed(data)
         except _BLOCKED:
             return
         except WireError as error:
-            self.fail(str(error))
-            return
+            wrong = str(error)
         except OSError as error:
-            self.fail(error.strerror or "the connection broke")
-            return
-        if reply:
+            wrong = reason_of(error)
+        if self.busy and wire.done:
+            self._settle(wire, stays=wire.stays and bool(data) and not wrong)
+        elif wrong or (self.busy and not data):
+            self.fail(wrong or "closed without an answer")
+        elif not data or (not self.busy and not wire.stays):  # an answer to nothing, or a word of parting
+            self._retire(self._pause())
+        if reply and self.socket is not None:
             self._push(reply)
-        if self.socket is None:
+
+    def _settle(self, wire: Wire, stays: bool) -> None:
+        """Counts an answer; what was not taken goes out again on another connection, as every caller does it."""
+        run = self._run
+        self._took |= not wire.untaken
+        if wire.untaken and self.due not in run.returned:
+            run.returned.add(self.due)
+            run.waiting.appendleft(self.due)
+            self._retire(self._pause())
             return
-        if self.busy and wire.untaken:
-            self._give_back()
-        elif self.busy and wire.done:
-            self._note(wire)
-        elif not data:
-            if self.busy:
-                self.fail("closed without an answer")
-            else:
-                self._retire(0)
-        elif not self.busy and not wire.stays:  # an answer to nothing, or a word of parting
-            self._retire(0)
+        self._note(wire.status)
+        if self._rest or not stays:  # answered before all was sent, or told to go
+            self._retire(self._pause())
+        else:
+            run.idle.append(self)
 
-    def _give_back(self) -> None:
-        """The request goes out again on another connection, as every caller over gRPC does it; it is not lost."""
-        if not self._run.closed:
-            self._run.waiting.appendleft(self.due)
-        self._retire(0)
-
-    def _note(self, wire: Wire) -> None:
+    def _note(self, status: int) -> None:
         ended, run = _clock(), self._run
         begun = self.begun
-        run.statuses[wire.status] += 1
-        if wire.status == 200:
+        run.statuses[status] += 1
+        if status == 200:
             due = begun if run.closed else self.due
             self.notes.extend((due, min(self.free, begun), begun, ended))
             run.latencies.append((ended - due) / 1e6)
         run.busy -= 1
         self.busy, self.free = False, ended
-        if self._rest or not wire.stays:  # answered before all was sent, or told to go
-            self._retire(0)
-        else:
-            run.idle.append(self)
+
+    def _pause(self) -> int:
+        return 0 if self._took else _PAUSE_NS

@@ -24,7 +24,8 @@ from hyperframe.frame import (
 )
 
 from workbench.exporters.server.grpc_messages import SERVICE
-from workbench.service._wires import WireError
+from workbench.service._wires import LARGEST_HEAD, WireError
+from workbench.service._words import spoken
 
 _STATUSES = (200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401)
 """HTTP's statuses for gRPC's codes from 0 on: https://github.com/googleapis/googleapis, google/rpc/code.proto."""
@@ -34,6 +35,8 @@ _LARGEST_FRAME = 16_384  # bytes that either side may send at once, unless told 
 _WINDOW = 65_535  # bytes that either side may send before it has to wait, unless told otherwise
 _OPEN_WINDOW = 2**31 - 1  # what we let the service send: answers never wait
 _REFUSED_STREAM = 7
+_RESETS = {_REFUSED_STREAM: 503, 8: 499, 11: 429, 12: 403}  # statuses for HTTP/2's codes; 500 for all others
+_NO_GRPC = "no gRPC"
 
 
 class GrpcWire:
@@ -66,7 +69,7 @@ class GrpcWire:
         ]
         self._encoder, self._decoder = Encoder(), Decoder()
         self._came, self._block, self._taken = bytearray(), bytearray(), 0
-        self._ending = False
+        self._met = self._ending = False
         self._window = self._stream_window = self._first_window = _WINDOW
         self._largest = _LARGEST_FRAME
 
@@ -82,7 +85,8 @@ class GrpcWire:
 
     def request(self, request: bytes) -> bytes:
         """The call, as far as the service lets it be sent; the rest follows from `feed`."""
-        self.done, self._ending, self._said, self.status = False, False, "", 0
+        self.done = self.untaken = self._ending = False
+        self._said, self.status = "", 0
         self._stream += 2
         self._stream_window = self._first_window
         self._rest = memoryview(b"\0" + len(request).to_bytes(4, "big") + request)
@@ -102,21 +106,24 @@ class GrpcWire:
     def feed(self, data: bytes) -> bytes:
         """Takes a part of an answer."""
         self._came += data
+        if not self._met and (other := spoken(bytes(self._came[:5]))):
+            raise WireError(f"{other}, {_NO_GRPC}")
         reply = b""
         try:
             while len(self._came) >= _HEAD:
                 end = _HEAD + int.from_bytes(self._came[:3], "big")
                 if end > _HEAD + _LARGEST_FRAME:
-                    raise WireError("no gRPC")
+                    raise WireError(_NO_GRPC)
                 if len(self._came) < end:
                     break
                 raw = memoryview(bytes(self._came[:end]))
                 del self._came[:end]
                 frame, _ = Frame.parse_frame_header(raw[:_HEAD])
                 frame.parse_body(raw[_HEAD:])
+                self._met = True
                 reply += self._take(frame)
         except (HyperframeError, HPACKError, ValueError):
-            raise WireError("no gRPC") from None
+            raise WireError(_NO_GRPC) from None
         return reply if self.done else reply + self._go_on()
 
     def _take(self, frame: Frame) -> bytes:
@@ -127,24 +134,29 @@ class GrpcWire:
             return PingFrame(0, frame.opaque_data, flags=["ACK"]).serialize()
         if isinstance(frame, WindowUpdateFrame):
             if frame.stream_id == 0:
-                self._window += frame.window_increment
+                self._window = _widened(self._window, frame.window_increment)
             elif frame.stream_id == self._stream:
-                self._stream_window += frame.window_increment
+                self._stream_window = _widened(self._stream_window, frame.window_increment)
         elif isinstance(frame, GoAwayFrame):
             self.stays = False
-            self.untaken = not self.done and frame.last_stream_id < self._stream
+            if not self.done and frame.last_stream_id < self._stream:
+                self.untaken = True
+                self._end(503)
         elif isinstance(frame, RstStreamFrame):
             if frame.stream_id == self._stream and not self.done:
                 self.untaken = frame.error_code == _REFUSED_STREAM
-                self._end(503)
+                self._said = f"it ended the call with HTTP/2's error {frame.error_code}."
+                self._end(_RESETS.get(frame.error_code, 500))
         elif isinstance(frame, DataFrame | HeadersFrame | ContinuationFrame):
             return self._take_answer(frame)
         return b""
 
     def _agree(self, settings: dict[int, int]) -> bytes:
+        if settings.get(SettingsFrame.MAX_CONCURRENT_STREAMS) == 0:
+            raise WireError("it takes no calls")
         if (first := settings.get(SettingsFrame.INITIAL_WINDOW_SIZE)) is not None:
-            self._stream_window += first - self._first_window
-            self._first_window = first
+            self._stream_window = _widened(self._stream_window, first - self._first_window)
+            self._first_window = _widened(0, first)
         self._largest = settings.get(SettingsFrame.MAX_FRAME_SIZE, self._largest)
         if (size := settings.get(SettingsFrame.HEADER_TABLE_SIZE)) is not None:
             self._encoder.header_table_size = min(size, 4096)
@@ -159,6 +171,8 @@ class GrpcWire:
                 reply, self._taken = _let_send(self._taken), 0
         else:
             self._block += frame.data
+            if len(self._block) > LARGEST_HEAD:
+                raise WireError(f"a head of more than {LARGEST_HEAD // 1024} kB")
             if "END_HEADERS" in frame.flags:  # decoded in any case: what follows refers to it
                 headers = {str(name): str(value) for name, value in self._decoder.decode(bytes(self._block))}
                 self._block.clear()
@@ -169,10 +183,12 @@ class GrpcWire:
         return reply
 
     def _read(self, headers: dict[str, str]) -> None:
-        """Of the head of an answer, or of its end; the head may be both."""
-        if (status := headers.get(":status", "200")) != "200":
+        """Of the head of an answer, or of its end; the head may be both, or only announce one (1xx)."""
+        if (status := headers.get(":status", "200")).startswith("1"):
+            return
+        if status != "200":
             self.status = int(status)
-        elif "grpc-status" in headers:
+        elif self._ending and "grpc-status" in headers:
             code = int(headers["grpc-status"])
             self.status = _STATUSES[code] if 0 <= code < len(_STATUSES) else 500
         self._said = headers.get("grpc-message", self._said)
@@ -181,6 +197,13 @@ class GrpcWire:
         self.done, self.status = True, status
         if self._rest:  # answered before all was sent
             self.stays = False
+
+
+def _widened(window: int, size: int) -> int:
+    """A window of the service's that it makes larger, or smaller."""
+    if window + size > _OPEN_WINDOW:  # the largest that there is
+        raise WireError(f"{_NO_GRPC}: a window beyond 2³¹ − 1")
+    return window + size
 
 
 def _let_send(size: int) -> bytes:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from prometheus_client.parser import text_string_to_metric_families
 
 from workbench.errors import OptionsError, ServiceError
+from workbench.service._words import OtherAnswerError, mistrusted, printable, reason_of, spoken
 
 PREFIX = "workbench_"  # of the series that exported servers have
 _LARGEST_PAGE = 16_000_000  # bytes of metrics that are read
@@ -88,7 +89,8 @@ def read_service(url: str, *, key: str = "", timeout: float = 5.0) -> Reading:
     try:
         families = list(text_string_to_metric_families(page.decode()))
     except (ValueError, LookupError, TypeError) as error:
-        raise ServiceError(f"{url}/metrics is no page of metrics ({error}).", "Check the address.") from None
+        said = printable(str(error))
+        raise OtherAnswerError(f"{url}/metrics is no page of metrics ({said}).", "Check the address.") from None
     samples = (sample for family in families for sample in family.samples)
     return Reading(time.time(), {(s.name, frozenset(s.labels.items())): float(s.value) for s in samples})
 
@@ -198,18 +200,22 @@ def get_page(url: str, key: str, timeout: float) -> bytes:
     except urllib.error.HTTPError as error:
         error.close()
         remedy = _REMEDIES.get(error.code, "Check the address.")
-        raise ServiceError(f"{shown} answers with status {error.code}.", remedy) from None
+        kind = ServiceError if error.code in (401, 403) else OtherAnswerError
+        raise kind(f"{shown} answers with status {error.code}.", remedy) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLCertVerificationError):
-            raise ServiceError(
-                f"{shown} has a certificate that is not trusted ({reason.verify_message}).",
-                "Name the file of the authority that signed it in the environment variable SSL_CERT_FILE.",
-            ) from None
-        reason = getattr(reason, "strerror", None) or reason
+            raise mistrusted(shown, reason) from None
         raise ServiceError(
-            f"{shown} does not answer ({reason}).", "Check that the service runs, and its address."
+            f"{shown} does not answer ({_why(reason)}).", "Check that the service runs, and its address."
         ) from None
     if len(page) > _LARGEST_PAGE:
-        raise ServiceError(f"{shown} answers with more than {_LARGEST_PAGE // 10**6} MB.", "Check the address.")
+        raise OtherAnswerError(f"{shown} answers with more than {_LARGEST_PAGE // 10**6} MB.", "Check the address.")
     return page
+
+
+def _why(reason: BaseException | str) -> str:
+    if isinstance(reason, http.client.BadStatusLine) and not isinstance(reason, ConnectionError):
+        line = str(reason)
+        return spoken(line.encode("latin-1", "replace")) or f"no HTTP, but '{printable(line, 60)}'"
+    return reason_of(reason) if isinstance(reason, BaseException) else printable(reason)

@@ -19,14 +19,12 @@ from workbench.exporters import Package
 from workbench.exporters._parts import DATATYPES
 from workbench.exporters.server.grpc_messages import message_classes
 from workbench.service._pages import authorization, base_url, get_page, read_service
-from workbench.service._target import Target, connect
-from workbench.service._wires import Wire, WireError
+from workbench.service._words import OtherAnswerError
 
 Arrays = Mapping[str, NDArray[Any]]
 Tensors = Literal["binary", "json", "grpc"]
 
 MOST_REQUESTS, _MOST_BYTES = 64, 64_000_000  # different ones that are sent in turns, and all of them together
-_PIECE = 1 << 16  # bytes that are received at a time
 _SAMPLES = ("sample_request.json", "image/sample_request.json")  # the latter of an image's build context
 _DTYPES = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in DATATYPES.items()}
 
@@ -86,7 +84,7 @@ def find_model(url: str, key: str, name: str, version: str) -> ServedModel:
 def _only_model(url: str, key: str) -> str:
     try:
         names = dict.fromkeys(name for name, _ in read_service(url, key=key).models())
-    except ServiceError as error:
+    except OtherAnswerError as error:
         more = "Of a proxy, which shows no metrics, name the model with the option `model`."
         raise ServiceError(error.message, f"{error.remedy} {more}") from None
     if len(names) == 1:
@@ -220,32 +218,6 @@ def _enough(made: Sequence[bytes]) -> bool:
     return len(made) == MOST_REQUESTS or sum(map(len, made)) > _MOST_BYTES
 
 
-def try_request(target: Target, wire: Wire, request: bytes, timeout_s: float) -> int:
-    """Sends one request; returns the answer's status.
-
-    Raises:
-        ServiceError: It is refused, in a way that would not change with the next.
-    """
-    try:
-        with connect(target, wire.ALPN, timeout_s) as connection:
-            connection.sendall(wire.begin() + wire.request(request))
-            while not wire.done:
-                if not (data := connection.recv(_PIECE)):
-                    raise WireError("it closed the connection")
-                connection.sendall(wire.feed(data))
-    except (OSError, WireError) as error:
-        raise ServiceError(
-            f"The service took a connection, but gave no answer to a request ({error or type(error).__name__}).",
-            "Look at the service's log.",
-        ) from None
-    if wire.status not in (200, 429, 503):
-        raise ServiceError(
-            f"The service answers a request with status {wire.status}: {_said(wire.text)}",
-            "Give the service's key." if wire.status == 401 else "Check the model, its version and what is sent.",
-        )
-    return wire.status
-
-
 def _encode(model: ServedModel, arrays: Arrays, tensors: Tensors) -> tuple[bytes, str]:
     heads: list[dict[str, Any]] = []
     parts: list[bytes] = []
@@ -269,14 +241,6 @@ def _described(model: ServedModel) -> str:
         f"'{name}' {kind}[{', '.join('any' if size < 0 else str(size) for size in shape)}]"
         for name, kind, shape in model.inputs
     )
-
-
-def _said(text: str) -> str:
-    try:
-        text = str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
-        text = text.strip() or "it does not say why."
-    return " ".join(text.split())[:300]
 
 
 def request_bytes(requests: Sequence[bytes]) -> float:

@@ -24,11 +24,12 @@ def sum_up(sent: Sent, warm: Sent, traffic: Traffic, batch: int) -> LoadStats | 
     if not log.callers:
         return None
     count = warm.statuses.total() + warm.lost
-    setting = Setting(batch, None, len(os.sched_getaffinity(0)), count, _settled(warm), {}, "shared")
+    cores = len(os.sched_getaffinity(0))
+    setting = Setting(batch, None, cores, count, _settled(warm), {}, "shared")
     found = summarize(log, traffic, setting, sent.peak_memory_mb)
-    ended = max(float(notes[-1, 3]) for notes in log.callers) / 1e9
-    checks = (*found.trust.checks, _answers(sent), _sender(log.cpu_seconds / max(ended, 1e-3)))
-    return replace(found, instances=traffic.concurrency, unfinished=sent.unsent, trust=Trust(checks))
+    busy = log.cpu_seconds / sent.seconds  # what the sender did for answers other than 200 is in it
+    trust = Trust((*found.trust.checks, _answers(sent), _sender(busy)))
+    return replace(found, instances=traffic.concurrency, unfinished=sent.unsent, cores_busy=busy / cores, trust=trust)
 
 
 def _settled(warm: Sent) -> bool:

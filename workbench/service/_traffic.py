@@ -41,7 +41,9 @@ class Sent:
         lost: Requests without an answer: refused or broken connections, and answers that took too long.
         unsent: Requests that were due but not sent, because the run was stopped as overloaded.
         peak_memory_mb: Most memory that the sending process held, MB.
+        seconds: How long it took, until the last answer of any kind, s.
         answer_bytes: Bytes of the answers, heads included.
+        reasons: Why requests were lost, with the number of each.
     """
 
     log: Log
@@ -49,6 +51,7 @@ class Sent:
     lost: int
     unsent: int
     peak_memory_mb: float
+    seconds: float
     answer_bytes: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
@@ -112,7 +115,7 @@ class _Run(Owner):
             self._connections.append(Connection(self))
             self.broken.append(self._connections[-1])
         self._begin(traffic)
-        cpu, ticked, seen = time.process_time(), self.start, 0
+        cpu, begun, ticked, seen = time.process_time(), _clock(), self.start, 0
         while not self._finished():
             now = _clock()
             self._send_due(now)
@@ -125,7 +128,7 @@ class _Run(Owner):
                 ticked = now
         for connection in self._connections:
             connection.give_up()
-        return self._sum_up(time.process_time() - cpu)
+        return self._sum_up(time.process_time() - cpu, (_clock() - begun) / 1e9)
 
     def _begin(self, traffic: Traffic) -> None:
         self.traffic, self.closed = traffic, traffic.pattern == "closed"
@@ -145,15 +148,14 @@ class _Run(Owner):
         if self.busy:
             return False
         if self.closed:
-            return _clock() >= self.end
+            return not self.waiting and _clock() >= self.end
         return self.stopped or (self.position >= len(self.due) and not self.waiting)
 
     def _send_due(self, now: int) -> None:
         """Sends what is due on connections that are free; the oldest first."""
         if self.closed:
-            if self.start <= now < self.end:
-                while self.idle:
-                    self._hand_over(self.idle.pop(), now)
+            while self.idle and (self.waiting or self.start <= now < self.end):  # those wait that were not taken
+                self._hand_over(self.idle.pop(), self.waiting.popleft() if self.waiting else _clock())
             return
         if self.stopped:
             return
@@ -175,7 +177,7 @@ class _Run(Owner):
             until = self.start if now < self.start else self.end if now < self.end else now + _TICK_NS
         else:
             until = self.due[self.position] if self.position < len(self.due) else now + _TICK_NS
-        if self.broken and not (now >= self.end if self.closed else self.stopped):
+        if self.broken and (self.waiting or now < self.end if self.closed else not self.stopped):
             again, self.broken = self.broken, []
             for connection in again:
                 if connection.again <= now:
@@ -201,10 +203,11 @@ class _Run(Owner):
         elapsed = (now - self.start) / 1e9
         return LoadPoint(elapsed, float(np.median(recent)), float(recent.max()), offered, len(recent) / seconds)
 
-    def _sum_up(self, cpu: float) -> Sent:
+    def _sum_up(self, cpu: float, seconds: float) -> Sent:
         arrived = np.array(self.due, np.int64) - self.start
         arrived = arrived[arrived <= _clock() - self.start]
         notes = (np.frombuffer(each.notes, np.int64).reshape(-1, 4) for each in self._connections if each.notes)
         log = Log(tuple(each - self.start for each in notes), arrived, cpu, self.stopped)
         memory = peak_memory_mb()
-        return Sent(log, self.statuses, self.lost, len(self.waiting), memory, self.answer_bytes, self.reasons)
+        unsent = len(self.waiting)
+        return Sent(log, self.statuses, self.lost, unsent, memory, seconds, self.answer_bytes, self.reasons)

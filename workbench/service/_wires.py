@@ -19,7 +19,8 @@ class Wire(Protocol):
         done: Whether the answer is whole; nothing is under way before the first request.
         status: Its HTTP status, or what stands for it.
         stays: Whether a further request can go the same way.
-        untaken: Whether the other side said that it has not looked at the request, so that it can be sent elsewhere.
+        untaken: Whether it is done because the other side said that it has not looked at the request, which can be sent
+            elsewhere; the status is 503 then.
         text: The answer in words, where they are kept.
         ALPN: The protocol's name within TLS.
     """
@@ -48,13 +49,15 @@ class Wire(Protocol):
 
 
 MakeWire = Callable[[], Wire]
+LARGEST_HEAD = 1 << 16  # bytes of what comes beside the content of an answer
+_MOST_TEXT = 100_000  # bytes of an answer that are kept
 
 
 class HttpWire:
     """HTTP/1.1; a request is sent as it is.
 
     Args:
-        keep: Whether to keep the answer's body.
+        keep: Whether to keep the beginning of the answer's body.
     """
 
     ALPN = "http/1.1"
@@ -63,15 +66,14 @@ class HttpWire:
         self.done = self.stays = True
         self.untaken = False
         self.status = 0
-        self._parts: list[bytes] = []
-        if keep:
-            self.on_body = self._parts.append  # called by the parser
+        self._text, self._most = bytearray(), _MOST_TEXT if keep else 0
+        self._beside = 0  # bytes since the last of a body
         self._parser = httptools.HttpResponseParser(self)
 
     @property
     def text(self) -> str:
-        """The answer's body."""
-        return b"".join(self._parts).decode(errors="replace")
+        """The answer's body, as far as it is kept."""
+        return self._text.decode(errors="replace")
 
     def begin(self) -> bytes:
         """Nothing."""
@@ -79,7 +81,7 @@ class HttpWire:
 
     def request(self, request: bytes) -> bytes:
         """The request."""
-        self.done = False
+        self.done, self._beside = False, 0
         return request
 
     def feed(self, data: bytes) -> bytes:
@@ -87,13 +89,23 @@ class HttpWire:
         if self.done:
             self.stays = False
             return b""
+        self._beside += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             raise WireError("no HTTP") from None
+        if self._beside > LARGEST_HEAD and not self.done:
+            raise WireError(f"a head of more than {LARGEST_HEAD // 1024} kB")
         return b""
 
+    def on_body(self, part: bytes) -> None:
+        """Called by the parser with each part of a body."""
+        self._beside = 0
+        self._text += part[: self._most - len(self._text)]
+
     def on_message_complete(self) -> None:
-        """Called by the parser at the end of an answer."""
-        self.done, self.stays = True, self._parser.should_keep_alive()
-        self.status = self._parser.get_status_code()
+        """Called by the parser at the end of an answer, and at that of each head which only announces one."""
+        if self.done:  # a second one, which nobody asked for
+            self.stays = False
+        elif (status := self._parser.get_status_code()) >= 200:
+            self.done, self.stays, self.status = True, self._parser.should_keep_alive(), status

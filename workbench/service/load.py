@@ -33,11 +33,11 @@ from workbench.service._requests import (
     random_arrays,
     request_bytes,
     samples_for,
-    try_request,
 )
 from workbench.service._summary import sum_up
 from workbench.service._target import find_target
 from workbench.service._traffic import send_requests
+from workbench.service._trial import try_request
 from workbench.service._wires import HttpWire, MakeWire
 
 _RATE = 50.0  # arrivals per second where none are given
@@ -80,7 +80,8 @@ class ServiceLoadOptions:
         Annotated[
             int,
             option(
-                "Where the service answers gRPC; the port after that of its address if not given.",
+                "Where the service answers gRPC, for tensors over that; if not given, the port after that of its "
+                "address, or the same for https without a port.",
                 minimum=1,
                 maximum=65535,
                 advanced=True,
@@ -197,6 +198,11 @@ def load_service(
             "Set pattern to poisson or constant, or leave the rate out.",
         )
     over_grpc = checked.tensors == "grpc"
+    if checked.grpc_port is not None and not over_grpc:
+        raise OptionsError(
+            f"grpc_port = {checked.grpc_port} is where the service answers gRPC, but tensors is {checked.tensors}.",
+            "Set tensors to grpc, or leave the port out.",
+        )
     target, host = find_target(url, checked.remote, (checked.grpc_port or 0) if over_grpc else None)
     model = find_model(url, key, checked.model, checked.version)
     feeds, words = _choose(model, checked, request, package, dataset)

@@ -84,13 +84,14 @@ def service_load_facts(load: ServiceLoad) -> dict[str, str]:
     if stats is not None:
         offered = "" if stats.offered_per_second is None else f" of {format_rate(stats.offered_per_second)} offered"
         rate, how = format_rate(stats.queries_per_second), _PATTERNS[stats.pattern]
-        facts["Answered well"] = f"{rate} requests/s{offered}, {how} on {stats.instances} connections"
+        facts["Answered well"] = f"{rate} requests/s{offered}, {how} on {_count(stats.instances, 'connection')}"
         facts["Latency"] = f"{_median(load)}{_tail(load)}"
         if stats.pattern != "closed":
             waited = format_ms(stats.queueing_ms)
             facts["Latency"] += f", of which {waited} ms waiting to be sent on average"
-        if not stats.kept_up:
-            facts["Too much"] = f"the service did not keep up; {load.unsent:,} requests were due but not sent"
+    if load.unsent or (stats is not None and not stats.kept_up):
+        were = "was" if load.unsent == 1 else "were"
+        facts["Too much"] = f"the service did not keep up; {_count(load.unsent, 'request')} {were} due but not sent"
     return facts
 
 
@@ -102,11 +103,17 @@ def service_load_text(load: ServiceLoad) -> str:
 
 def _answers(load: ServiceLoad) -> str:
     statuses = load.statuses
+    if not load.answered + load.lost:
+        return "none: no request was sent"
     words = [f"{statuses.get(200, 0):,} of {load.answered + load.lost:,} with 200"]
     words += [f"{count:,} with {status}" for status, count in statuses.items() if status != 200]
     if load.lost:
-        words.append(f"{load.lost:,} lost ({', '.join(load.reasons)})")
+        words.append(f"{load.lost:,} lost ({', '.join(f'{n:,} × {why}' for why, n in load.reasons.items())})")
     return "; ".join(words)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
 
 
 def _median(load: ServiceLoad) -> str:

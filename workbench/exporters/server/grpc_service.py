@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,15 +13,19 @@ import numpy as np
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
     from .config import CannotStart
+    from .grpc_connection import GrpcConnection
     from .grpc_messages import SERVICE, message_classes
     from .limits import Budget, Limits
+    from .listeners import BACKLOG, HANDSHAKE_SECONDS, FairListener, turn_away
     from .models import Models, Place
     from .protocol import DTYPES, Input, Job, Refusal
     from .service import PLATFORMS
 else:
     from config import CannotStart
+    from grpc_connection import GrpcConnection
     from grpc_messages import SERVICE, message_classes
     from limits import Budget, Limits
+    from listeners import BACKLOG, HANDSHAKE_SECONDS, FairListener, turn_away
     from models import Models, Place
     from protocol import DTYPES, Input, Job, Refusal
     from service import PLATFORMS
@@ -31,122 +35,143 @@ CONTENTS = {
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents",
 }  # fmt: skip
-CODES = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    404: "NOT_FOUND",
-    408: "DEADLINE_EXCEEDED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
-IDLE_MS = 75_000  # until a connection without a call is closed, as over HTTP
-PING_MS, PONG_MS = 30_000, 10_000  # how often it is asked whether a silent caller is still there, and for how long
-ARRIVING = 64  # messages that are received at once
+IDLE_SECONDS = 75.0  # until a connection without a call is closed, as over HTTP
+TICK_SECONDS = 1.0  # how often it is looked what takes too long, at least
 CALLS = 1024  # at once, beside those that have a place in a queue
-STREAMS = 128  # requests at once on one connection
-HEAD_BYTES = 64 * 1024  # of a message, beside its tensors
+
+Method = Callable[[bytes | memoryview], Awaitable[bytes]]
 
 log = logging.getLogger("serve")
 
 
 class GrpcService:
-    """The server of one port.
+    """What answers on one port.
 
     Args:
         models: What it serves.
-        limits: How large and how slow a message may be.
-        budget: What it and all others may take together.
+        limits: How large and how slow a message may be, and how many connections there may be.
+        budget: What all messages and bodies may take together.
     """
 
     def __init__(self, models: Models, limits: Limits, budget: Budget) -> None:
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own log is not JSON
-        import grpc
-
-        self._grpc = grpc
+        self.limits, self.budget, self.idle_seconds = limits, budget, IDLE_SECONDS
+        self.connections: dict[GrpcConnection, None] = {}  # in the order in which they came
         self._models = models
-        self._limits, self._budget = limits, budget
-        self._arriving: dict[_Message, None] = {}
         self._messages = message_classes()
-        self._options = [
-            ("grpc.max_receive_message_length", limits.body_bytes + HEAD_BYTES),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_metadata_size", HEAD_BYTES),
-            ("grpc.max_connection_idle_ms", IDLE_MS),
-            ("grpc.server_handshake_timeout_ms", int(limits.header_seconds * 1000)),
-            ("grpc.max_concurrent_streams", STREAMS),
-            ("grpc.keepalive_time_ms", PING_MS),
-            ("grpc.keepalive_timeout_ms", PONG_MS),
-        ]
-        self._server: Any = None
+        self._calls = 0
+        self._server: asyncio.Server | FairListener | None = None
+        self._listener: socket.socket
+        self._ticking: asyncio.TimerHandle | None = None
+        methods = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+        }
+        self._methods = {f"/{SERVICE}/{name}".encode(): self._method(name, do) for name, do in methods.items()}
+        self._health = {f"/{SERVICE}/{name}".encode() for name in ("ServerLive", "ServerReady")}
 
-    async def start(self, host: str, port: int, *, shared: bool = False) -> int:
-        """Listens; returns the port.
+    async def start(self, listener: socket.socket, load: Callable[[], int]) -> None:
+        """Listens.
 
         Args:
-            host: Address.
-            port: Port; a free one if 0.
-            shared: Whether other processes listen there too.
+            listener: A socket that has its port; several workers share it.
+            load: How many connections this worker has over whatever protocol.
 
         Raises:
             CannotStart: If the port cannot be used.
         """
-        self._options.append(("grpc.so_reuseport", int(shared)))  # else a port in use is an error
-        most = CALLS + 2 * sum(model.config.queue for model in self._models.all)
-        self._server = self._grpc.aio.server(options=self._options, maximum_concurrent_rpcs=most)
-        # On the wire a call with one message is a stream of one. Taken as such, its message is received when we ask for
-        # it: after the key and the queue were looked at, and for no longer than it may take.
-        stream = self._grpc.stream_unary_rpc_method_handler
-        handlers = {
-            name: stream(
-                self._handler(method, self._messages[f"{name}Request"], self._messages[f"{name}Response"]()),
-                response_serializer=self._messages[f"{name}Response"].SerializeToString,
-            )
-            for name, method in {
-                "ServerLive": self._server_live,
-                "ServerReady": self._server_ready,
-                "ServerMetadata": self._server_metadata,
-                "ModelReady": self._model_ready,
-                "ModelMetadata": self._model_metadata,
-                "ModelInfer": self._model_infer,
-            }.items()
-        }
-        self._server.add_generic_rpc_handlers((self._grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        loop, self._listener = asyncio.get_running_loop(), listener
         try:
-            bound: int = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-        except RuntimeError:
-            raise CannotStart(f"{host} port {port} cannot be used for gRPC. Choose another with --grpc-port.") from None
-        await self._server.start()
-        return bound
+            if self._models.board.workers > 1:
+                self._server = FairListener(listener, self._models.board, load, lambda: GrpcConnection(self))
+            else:
+                self._server = await loop.create_server(lambda: GrpcConnection(self), sock=listener, backlog=BACKLOG)
+        except OSError as error:
+            host, port = listener.getsockname()[:2]
+            raise CannotStart(f"{host} port {port} cannot be used for gRPC: {error.strerror}.") from None
+        self._tick()
 
     async def stop(self, seconds: float) -> None:
-        """Takes no more requests, and lets those under way end."""
-        await self._server.stop(seconds)
+        """Takes no more callers, tells those who are there to go elsewhere, and lets calls under way end."""
+        loop = asyncio.get_running_loop()
+        turn_away(self._listener)
+        await asyncio.sleep(HANDSHAKE_SECONDS)
+        if self._server is not None:
+            self._server.close()
+        end = loop.time() + seconds
+        for connection in list(self.connections):
+            connection.drain()
+        while self.connections and loop.time() < end:
+            await asyncio.sleep(0.02)
+        for connection in list(self.connections):
+            connection.abort()
+        if self._ticking is not None:
+            self._ticking.cancel()
 
-    def _handler(
-        self, method: Callable[[Any], Awaitable[Any]], kind: Any, empty: Any
-    ) -> Callable[[Any, Any], Awaitable[Any]]:
-        """A method with its caller's key checked, its message received, and its errors as gRPC has them."""
-        health = method in (self._server_live, self._server_ready)
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._listener.getsockname()[1])
 
-        async def handle(messages: Any, context: Any) -> Any:
-            arrival = _Message(self._limits, self._budget, self._arriving, messages, kind)
+    def joined(self, connection: GrpcConnection) -> None:
+        """Takes note of a connection; where there are too many, the slowest goes."""
+        self.connections[connection] = None
+        if len(self.connections) > self.limits.connections:
+            others = (other for other in self.connections if other is not connection)
+            slow = [(patience, other) for other in others if (patience := other.patience()) is not None]
+            _, chosen = min(slow, key=lambda pair: pair[0], default=(None, connection))
+            del self.connections[chosen]
+            chosen.abort()
+
+    def left(self, connection: GrpcConnection) -> None:
+        """Takes note of its end."""
+        self.connections.pop(connection, None)
+
+    def begin(self, head: Mapping[bytes, bytes]) -> Method:
+        """What a call is of.
+
+        Args:
+            head: Its headers.
+
+        Raises:
+            Refusal: If there is no such method, its caller may not call it, or there are too many calls.
+        """
+        path = head.get(b":path", b"")
+        if (method := self._methods.get(path)) is None:
+            raise Refusal(501, f"There is no method {path[:120].decode(errors='replace')!r} here.")
+        if path not in self._health:
+            self._models.authorize(head.get(b"authorization", b""))
+        if self._calls >= CALLS + 2 * sum(model.config.queue for model in self._models.all):
+            raise Refusal(503, f"{self._calls} calls are open, which is the limit; try again.")
+        self._calls += 1
+        return method
+
+    def ended(self) -> None:
+        """Takes note of the end of a call that has begun."""
+        self._calls -= 1
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        for connection in list(self.connections):
+            connection.look(loop.time())
+        pause = min(TICK_SECONDS, self.limits.header_seconds / 4, self.limits.body_seconds / 4)
+        self._ticking = loop.call_later(pause, self._tick)
+
+    def _method(self, name: str, do: Callable[[Any], Awaitable[Any]]) -> Method:
+        kind = self._messages[f"{name}Request"]
+
+        async def call(message: bytes | memoryview) -> bytes:
             try:
-                if not health:
-                    given = dict(context.invocation_metadata()).get("authorization", "")
-                    self._models.authorize(given.encode() if isinstance(given, str) else given)
-                if (request := await arrival.receive()) is None:
-                    return empty  # to nobody: the caller is gone, or was told by gRPC that its message is too large
-                return await method(request)
-            except Refusal as refusal:
-                code, words = CODES.get(refusal.status, "INTERNAL"), str(refusal)
-            except Exception:
-                log.exception("A request failed", extra={"fields": {"event.action": "request"}})
-                code, words = "INTERNAL", "The inference failed; the service's log says why."
-            finally:
-                arrival.release()
-            await context.abort(getattr(self._grpc.StatusCode, code), words)
+                request = kind.FromString(message)
+            except Exception as error:  # protobuf's own, which is imported only where it is needed
+                raise Refusal(400, f"The message cannot be read: {error}.") from None
+            answer: bytes = (await do(request)).SerializeToString()
+            return answer
 
-        return handle
+        return call
 
     async def _server_live(self, request: Any) -> Any:
         return self._messages["ServerLiveResponse"](live=True)
@@ -199,76 +224,6 @@ class GrpcService:
                 else:
                     getattr(added.contents, CONTENTS[datatype]).extend(data.ravel().tolist())
             return response
-
-
-class _Message:
-    """The message of one call. Its size is known only once it is there; before, the number of messages is limited.
-
-    Args:
-        limits: How slow it may be.
-        budget: What it and all others may take together.
-        arriving: Those that are not whole yet, the oldest first: it goes when there are too many, as it is the slowest.
-        stream: gRPC's stream of messages, of which there is one.
-        kind: The class of the message.
-    """
-
-    def __init__(self, limits: Limits, budget: Budget, arriving: dict[_Message, None], stream: Any, kind: Any) -> None:
-        self._limits, self._budget, self._arriving, self._stream, self._kind = limits, budget, arriving, stream, kind
-        self._held = 0
-        self._given_up: asyncio.Future[None] | None = None
-
-    async def receive(self) -> Any:
-        """Waits for the message; None if the call ends without one.
-
-        Raises:
-            Refusal: If it does not arrive in time, is none, or others take all memory that there is for messages.
-        """
-        loop, arriving = asyncio.get_running_loop(), self._arriving
-        if len(arriving) >= ARRIVING:
-            next(iter(arriving)).give_up()
-        self._given_up = loop.create_future()
-        coming = loop.create_task(self._next())
-        arriving[self] = None
-        try:
-            # The task is never cancelled, which gRPC would not bear; it ends with the call.
-            await asyncio.wait(
-                (coming, self._given_up),
-                timeout=self._limits.body_seconds,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            arriving.pop(self, None)
-        if not coming.done():
-            if self._given_up.done():
-                raise Refusal(408, "The message was slow, and others needed its place.")
-            raise Refusal(408, f"The message did not arrive within {self._limits.body_seconds} s.")
-        if (raw := coming.result()) is None:
-            return None
-        if not self._budget.take(len(raw)):
-            raise Refusal(503, f"Messages take all {self._limits.total} bytes that there are for them; try again.")
-        self._held = len(raw)
-        try:
-            return self._kind.FromString(raw)
-        except Exception as error:  # protobuf's own, which is imported only where it is needed
-            raise Refusal(400, f"The message cannot be read: {error}.") from None
-
-    def give_up(self) -> None:
-        """Ends the wait for it."""
-        del self._arriving[self]
-        if self._given_up is not None and not self._given_up.done():
-            self._given_up.set_result(None)
-
-    def release(self) -> None:
-        """Gives its memory back to the others."""
-        self._budget.give_back(self._held)
-        self._held = 0
-
-    async def _next(self) -> bytes | None:
-        try:
-            raw: bytes = await anext(self._stream)
-        except Exception:  # the call ended: gRPC has told the caller why, or we did
-            return None
-        return raw
 
 
 def _input(tensor: Any, typed: bool) -> Input:

@@ -33,7 +33,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     header_seconds: Seconds
     body_seconds: Seconds
     total_body_bytes: Positive | None = None  # of all bodies that are received or worked on
-    connections: Positive = 256  # open ones over HTTP
+    connections: Positive = 256  # open ones, over each protocol
 
     @property
     def total(self) -> int:

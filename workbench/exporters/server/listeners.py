@@ -25,6 +25,7 @@ SO_ATTACH_FILTER = 26  # which Python's socket module does not name
 # A socket filter: load the byte with the flags of TCP, and keep nothing of a packet that has SYN.
 DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
+HANDSHAKE_SECONDS = 0.2  # in which connections that have begun are accepted, before a listener is closed
 BACKLOG = 2048  # connections that wait to be accepted
 DEFER_SECONDS, DEFERRALS = 0.002, 3  # how long, and how often, a connection is left to a worker that has fewer
 
@@ -108,7 +109,7 @@ def turn_away(listener: socket.socket) -> None:
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
 
 
-def bind(host: str, port: int, option: str = "--port", *, shared: bool = False) -> socket.socket:
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
     """A socket that has its port and does not listen yet: who connects before the models are loaded is refused.
 
     Raises:
@@ -117,8 +118,6 @@ def bind(host: str, port: int, option: str = "--port", *, shared: bool = False) 
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
@@ -132,16 +131,6 @@ def bind(host: str, port: int, option: str = "--port", *, shared: bool = False) 
             f"{host} port {port} cannot be used: {error.strerror}. Choose others with --host and {option}."
         ) from None
     return listener
-
-
-def bind_shared(host: str, port: int) -> socket.socket:
-    """Keeps a port for the listeners of several workers, among which the kernel divides the connections.
-
-    Raises:
-        CannotStart: If another program has it, even one that would share it.
-    """
-    bind(host, port, "--grpc-port").close()
-    return bind(host, port, "--grpc-port", shared=True)
 
 
 def check_open(listener: socket.socket, key: bytes | None, said_open: bool) -> None:

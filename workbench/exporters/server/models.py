@@ -17,12 +17,14 @@ import msgspec
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
     from .board import Board, BoardFull
     from .config import CannotStart, Config, ModelConfig, read_config
+    from .limits import ClientGone
     from .metrics import IN_FLIGHT, QUEUE_LIMIT
     from .protocol import Array, Job, Refusal
     from .runner import Runner
 else:
     from board import Board, BoardFull
     from config import CannotStart, Config, ModelConfig, read_config
+    from limits import ClientGone
     from metrics import IN_FLIGHT, QUEUE_LIMIT
     from protocol import Array, Job, Refusal
     from runner import Runner
@@ -74,6 +76,8 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         status = 200 if error is None else getattr(error, "status", 500)
+        if isinstance(error, asyncio.CancelledError):
+            status = ClientGone.status
         served = self._served
         served.users -= 1
         if self._taken:

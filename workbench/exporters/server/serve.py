@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import functools
 import logging
@@ -19,7 +18,7 @@ if TYPE_CHECKING:  # type checkers find these files in a package, but they are s
 
     from .board import Board
     from .config import MOST_WORKERS, CannotStart, Config, read_config, read_key
-    from .listeners import bind, bind_shared, check_open
+    from .listeners import bind, check_open
     from .logs import EcsLines, log_to_stderr
     from .models import Loader, Models
     from .server import serve
@@ -33,7 +32,7 @@ else:
         import uvloop
         from board import Board
         from config import MOST_WORKERS, CannotStart, Config, read_config, read_key
-        from listeners import bind, bind_shared, check_open
+        from listeners import bind, check_open
         from logs import EcsLines, log_to_stderr
         from models import Loader, Models
         from server import serve
@@ -53,7 +52,7 @@ def _work(
     key: bytes | None,
     board: Board,
     listener: socket.socket,
-    grpc: tuple[str, int],
+    grpc: socket.socket | None,
     config: Config,
     row: int,
     lifeline: int | None,
@@ -92,7 +91,8 @@ def _run(folder: Path, config: Config, arguments: argparse.Namespace) -> None:
             start["labels.grpc_port"] = grpc
         log.info("Serving %s", about, extra={"fields": start})
 
-    work = functools.partial(_work, folder, key, board, listener)
+    grpc = bind(arguments.host, grpc_port, "--grpc-port") if config.grpc else None
+    work = functools.partial(_work, folder, key, board, listener, grpc)
     if count == 1:
         refused: list[str] = []
 
@@ -102,17 +102,12 @@ def _run(folder: Path, config: Config, arguments: argparse.Namespace) -> None:
             elif "refused" in report:
                 refused.append(report["refused"])
 
-        if work((arguments.host, grpc_port), config, 0, None, heard):
+        if work(config, 0, None, heard):
             raise CannotStart(refused[0])
     else:
         start["labels.workers"] = count
-        with contextlib.ExitStack() as ends:
-            if config.grpc:
-                kept = ends.enter_context(bind_shared(arguments.host, grpc_port))
-                grpc_port = kept.getsockname()[1]
-            reread = functools.partial(read_config, folder / "config.json")
-            work = functools.partial(work, (arguments.host, grpc_port))
-            Supervisor(config, reread, board, listener, work).run(announce)
+        reread = functools.partial(read_config, folder / "config.json")
+        Supervisor(config, reread, board, [one for one in (listener, grpc) if one], work).run(announce)
     log.info("Stopped", extra={"fields": {**start, "event.action": "stop"}})
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # type checkers find these files in a package, but they are s
     from .connection import Connection
     from .grpc_service import GrpcService
     from .limits import Budget
-    from .listeners import FairListener, turn_away
+    from .listeners import HANDSHAKE_SECONDS, FairListener, turn_away
     from .missing import say_missing
     from .models import Loader, Models
     from .service import Service
@@ -28,16 +28,14 @@ if TYPE_CHECKING:  # type checkers find these files in a package, but they are s
 else:
     from config import CannotStart, Config
     from connection import Connection
-    from grpc_service import GrpcService
     from limits import Budget
-    from listeners import FairListener, turn_away
+    from listeners import HANDSHAKE_SECONDS, FairListener, turn_away
     from missing import say_missing
     from models import Loader, Models
     from service import Service
     from workers import Report
 
 IDLE_SECONDS = 75  # longer than what proxies keep a connection for, so that they are the ones who close it
-HANDSHAKE_SECONDS = 0.2  # in which connections that have begun are accepted
 NOTICE_SECONDS = 1.0  # after SIGTERM: not ready, but still answering while load balancers look away
 FILES = 64  # that a process has open beside its connections, at most
 
@@ -54,7 +52,7 @@ class Server(uvicorn.Server):
         models: What is served, which is told that it drains.
         loader: What loads new versions.
         report: Told when it listens, with gRPC's port, and what became of a change.
-        grpc_port: That port; None without gRPC.
+        grpc: What answers gRPC beside it; None without.
         lifeline: A pipe; the other end closes when nobody supervises this process any more. None if nobody does.
     """
 
@@ -64,12 +62,12 @@ class Server(uvicorn.Server):
         models: Models,
         loader: Loader,
         report: Report,
-        grpc_port: int | None,
+        grpc: GrpcService | None,
         lifeline: int | None,
     ) -> None:
         super().__init__(config)
         self._models, self._loader, self._lifeline = models, loader, lifeline
-        self._report, self._grpc_port = report, grpc_port
+        self._report, self._grpc = report, grpc
         self._changing: asyncio.Task[None] | None = None
         self._fair: FairListener | None = None
         self._again = False
@@ -89,12 +87,12 @@ class Server(uvicorn.Server):
         """Listens, and says so; several workers take turns."""
         if sockets and self._models.board.workers > 1:
             await self.lifespan.startup()
-            self._fair = FairListener(sockets[0], self._models.board, self._connections, self._make_connection)
+            self._fair = FairListener(sockets[0], self._models.board, self.connections, self._make_connection)
             self.servers = cast(list[asyncio.base_events.Server], [self._fair])
             self.started = True
         else:
             await super().startup(sockets)
-        self._report({"ready": self._grpc_port})
+        self._report({"ready": self._grpc.port if self._grpc else None})
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: the other workers learn how many connections ended."""
@@ -110,8 +108,9 @@ class Server(uvicorn.Server):
         await asyncio.sleep(HANDSHAKE_SECONDS)
         await super().shutdown(sockets)
 
-    def _connections(self) -> int:
-        return len(self.server_state.connections)
+    def connections(self) -> int:
+        """How many there are, over both protocols."""
+        return len(self.server_state.connections) + (len(self._grpc.connections) if self._grpc else 0)
 
     def _make_connection(self) -> Connection:
         return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
@@ -152,7 +151,7 @@ async def serve(
     models: Models,
     loader: Loader,
     listener: socket.socket,
-    grpc: tuple[str, int],
+    grpc_listener: socket.socket | None,
     report: Report,
     lifeline: int | None,
 ) -> None:
@@ -163,9 +162,8 @@ async def serve(
     """
     budget = Budget(config.limits)
     most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    limits = msgspec.structs.replace(
-        config.limits, connections=max(1, min(config.limits.connections, most_files - FILES))
-    )
+    room = (most_files - FILES) // (1 if grpc_listener is None else 2)
+    limits = msgspec.structs.replace(config.limits, connections=max(1, min(config.limits.connections, room)))
     config = msgspec.structs.replace(config, limits=limits)
     settings = uvicorn.Config(
         cast(Any, Service(config, models, budget)),
@@ -179,13 +177,26 @@ async def serve(
         server_header=False,
         timeout_keep_alive=IDLE_SECONDS,
     )
+    grpc = _grpc_service(models, config, budget) if grpc_listener is not None else None
+    server = Server(settings, models, loader, report, grpc, lifeline)
     async with contextlib.AsyncExitStack() as ends:
-        port = None
-        if config.grpc:
-            try:
-                service = GrpcService(models, config.limits, budget)
-            except ImportError as error:
-                raise CannotStart(say_missing(error)) from None
-            port = await service.start(*grpc, shared=models.board.workers > 1)
-            ends.push_async_callback(lambda: service.stop(_patience(models, settings)))
-        await Server(settings, models, loader, report, port, lifeline).serve(sockets=[listener])
+        if grpc is not None and grpc_listener is not None:
+            await grpc.start(grpc_listener, server.connections)
+            ends.push_async_callback(lambda: grpc.stop(_patience(models, settings)))
+        await server.serve(sockets=[listener])
+
+
+def _grpc_service(models: Models, config: Config, budget: Budget) -> GrpcService:
+    """What answers gRPC; what it takes is imported only where it is asked for.
+
+    Raises:
+        CannotStart: If that is not installed.
+    """
+    try:
+        if TYPE_CHECKING:
+            from .grpc_service import GrpcService
+        else:
+            from grpc_service import GrpcService
+        return GrpcService(models, config.limits, budget)
+    except ImportError as error:
+        raise CannotStart(say_missing(error)) from None

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +62,20 @@ class Supervisor:
         config: What they serve.
         reread: Reads config.json again.
         board: Has a row for each.
-        listener: What all of them accept connections from.
+        listeners: What all of them accept connections from.
         work: What a worker does, in its own process.
     """
 
-    def __init__(self, config: Config, reread: Callable[[], Config], board: Board, listener: socket.socket, work: Work):
+    def __init__(
+        self,
+        config: Config,
+        reread: Callable[[], Config],
+        board: Board,
+        listeners: Sequence[socket.socket],
+        work: Work,
+    ) -> None:
         self._config, self._reread, self._board, self._work = config, reread, board, work
-        self._listener: socket.socket | None = listener
+        self._listeners = list(listeners)
         self._workers: dict[int, _Worker] = {}
         self._due = dict.fromkeys(range(board.workers), 0.0)  # rows without a worker, and when they get one
         self._early = [0] * board.workers  # deaths in a row that came early
@@ -139,9 +146,8 @@ class Supervisor:
     def _drain(self) -> None:
         """Ends all workers, at once if they were told before; who connects from now on meets nobody."""
         self._draining = True
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        while self._listeners:
+            self._listeners.pop().close()
         for worker in self._workers.values():
             # One that is still loading has no request to finish.
             os.kill(worker.pid, signal.SIGTERM if worker.ready else signal.SIGKILL)

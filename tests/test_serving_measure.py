@@ -140,7 +140,7 @@ def test_the_command_shows_the_numbers_and_their_sources(command_line: CommandLi
     )
 
     assert ended.returncode == 0, ended.stderr
-    for text in ("Highest throughput", "knee", "rate per replica", "0.7 × ", "queries/s"):
+    for text in ("Highest throughput", "knee", "rate per replica", "queries/s"):
         assert text in ended.stdout
     assert curve_text(found[0]) in ended.stdout  # as it was measured before
     assert "Over HTTP, " in ended.stdout

@@ -293,6 +293,26 @@ def test_an_answer_that_nobody_takes_is_given_up(server: Server) -> None:
         assert isinstance(frame, RstStreamFrame)
 
 
+def test_who_says_that_it_goes_and_takes_nothing_keeps_no_limit_from_the_others(server: Server) -> None:
+    hello = PREFACE + SettingsFrame(settings={SettingsFrame.INITIAL_WINDOW_SIZE: 0}).serialize()
+    with calling(server, hello) as caller, calling(server) as other:
+        caller.call()
+        caller.socket.sendall(GoAwayFrame(0, last_stream_id=0).serialize())
+        list(caller.frames())  # comes to an end
+        other.socket.sendall(other.head(1) + DataFrame(1, MESSAGE[:9]).serialize())
+        assert other.answer()[0]["grpc-status"] == "4"
+
+
+def test_settings_that_nobody_knows_are_not_kept(server: Server) -> None:
+    with calling(server) as caller, contextlib.suppress(OSError):
+        for first in range(100, 60_000, 100):
+            names = range(first, first + 100)
+            caller.socket.sendall(SettingsFrame(settings=dict.fromkeys(names, 1)).serialize())
+            time.sleep(0.001)
+        pytest.fail("it took everything")
+    check_well(server)
+
+
 def test_among_too_many_connections_those_go_that_ask_nothing(server: Server) -> None:
     with contextlib.ExitStack() as ends:
         asking = ends.enter_context(calling(server))

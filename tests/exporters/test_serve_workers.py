@@ -205,6 +205,14 @@ def test_a_port_in_use_is_refused(folder: Path, two: Server) -> None:
     assert (done.returncode, "is in use by another program" in done.stderr) == (2, True)
 
 
+def test_a_worker_that_is_told_to_end_is_followed_by_another(two: Server) -> None:
+    before = workers(two)
+    os.kill(before[0], signal.SIGTERM)
+    wait_until(lambda: before[0] not in workers(two) and len(workers(two)) == 2)
+    for _ in range(5):
+        assert two.call("GET", "/v2/health/ready")[0] == 200
+
+
 def test_grpc_is_shared_too(folder: Path, tmp_path: Path) -> None:
     client = pytest.importorskip("tritonclient.grpc")
     config = json.loads((folder / "config.json").read_text())

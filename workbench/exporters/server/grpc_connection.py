@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from typing import TYPE_CHECKING, cast
 
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
@@ -25,26 +24,23 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
     from .grpc_call import Call
+    from .grpc_link import HEAD_BYTES, keep_small, kept_bytes, open_link, takes_too_much
     from .grpc_service import GrpcService
     from .grpc_status import HEAD, WELL, Headers, error_of
     from .limits import LINGER_SECONDS
     from .protocol import Refusal
 else:
     from grpc_call import Call
+    from grpc_link import HEAD_BYTES, keep_small, kept_bytes, open_link, takes_too_much
     from grpc_status import HEAD, WELL, Headers, error_of
     from limits import LINGER_SECONDS
     from protocol import Refusal
 
-HEAD_BYTES = 64 * 1024  # of a head, and of a message beside its tensors
-FRAME_BYTES = 16 * 1024  # that may come at once: HTTP/2's own number
-STREAMS = 128  # calls at once on one connection
-WINDOW = 4 << 20  # bytes that a caller may send ahead: they are taken, or refused, as they come
-MOST_RESETS = 1000  # calls that a caller may take back, beside as many as were answered
+MOST_RESETS = 1000  # calls that a caller may take back between two looks, before their messages are there
 PING = b"farewell"
 LAST_STREAM = 2**31 - 1
 
@@ -64,27 +60,12 @@ class GrpcConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.since = self._heard = self._loop.time()
         self.calls: dict[int, Call] = {}
-        self._link = H2Connection(
-            H2Configuration(
-                client_side=False,
-                header_encoding=None,
-                validate_outbound_headers=False,  # they are ours
-                normalize_outbound_headers=False,
-            )
-        )
-        self._link.local_settings = Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: STREAMS,
-                SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
-                SettingCodes.MAX_HEADER_LIST_SIZE: HEAD_BYTES,
-            },
-        )
+        self._link = open_link()
         self._transport: asyncio.Transport
         self._stuck: float | None = None  # since when the caller does not read
         self._partial: float | None = None  # since when a frame or a head is not whole
-        self._reset = self._answered = 0
-        self._greeted = self._closing = False
+        self._reset = self._unsent = 0
+        self._greeted = self._closing = self._widened = False
 
     # --- what the event loop calls -----------------------------------------------------------------------------------
 
@@ -92,8 +73,6 @@ class GrpcConnection(asyncio.Protocol):
         """Says hello."""
         self._transport = cast(asyncio.Transport, transport)
         self._service.joined(self)
-        self._link.initiate_connection()
-        self._link.increment_flow_control_window(WINDOW - self._link.inbound_flow_control_window)
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -109,6 +88,10 @@ class GrpcConnection(asyncio.Protocol):
             events = self._link.receive_data(data)
             for event in events:
                 self._take(event)
+            if self._widened:  # once, however often that was said
+                self._widened = False
+                for call in [call for call in self.calls.values() if call.rest]:
+                    self._send(call)
         except ProtocolError as error:
             self._closing = True
             with contextlib.suppress(ProtocolError):
@@ -117,18 +100,13 @@ class GrpcConnection(asyncio.Protocol):
             self._transport.close()
             return
         self._flush()
-        kept = self._kept()
+        kept = kept_bytes(self._link)
         if not kept:
             self._partial = None
         elif events or self._partial is None:
             self._partial = self._heard
-        if self._reset > MOST_RESETS + self._answered or kept > HEAD_BYTES + FRAME_BYTES:
+        if self._reset > MOST_RESETS or takes_too_much(self._link):
             self.abort()
-
-    def _kept(self) -> int:
-        """Bytes of frames and heads that are not whole; h2 limits them later, and their number only."""
-        kept = self._link.incoming_buffer
-        return len(kept._data) + sum(len(frame.data) for frame in kept._headers_buffer)
 
     def pause_writing(self) -> None:
         """Reads nothing more while the caller does not read."""
@@ -146,12 +124,15 @@ class GrpcConnection(asyncio.Protocol):
 
     def patience(self) -> tuple[int, float] | None:
         """How soon it may be closed for others, and since when; None for one that is being answered."""
+        late = self._loop.time() - self._service.budget.grace
         if not self._link.highest_inbound_stream_id:  # it has asked nothing yet
             return 0, self.since
         if not self.calls:
             return 2, self._heard
-        slow = [call.since for call in self.calls.values()]
-        return None if any(call.whole for call in self.calls.values()) else (1, min(slow))
+        if any(call.whole and not call.rest for call in self.calls.values()):
+            return None
+        since = min(call.since for call in self.calls.values())
+        return (1 if since < late else 3), since
 
     def abort(self) -> None:
         """Ends it at once."""
@@ -159,7 +140,9 @@ class GrpcConnection(asyncio.Protocol):
 
     def look(self, now: float) -> None:
         """Ends what takes too long."""
-        limits, silent = self._service.limits, now - self._heard
+        limits, silent, self._reset = self._service.limits, now - self._heard, 0
+        if self._stuck is not None and (unsent := self._transport.get_write_buffer_size()) != self._unsent:
+            self._stuck, self._unsent = now, unsent  # the caller is slow, but takes something
         clocks = [self._stuck, self._partial, None if self._greeted else self.since]
         clocks += [self._heard] if self._closing and not self.calls else []
         if any(since is not None and now - since > limits.header_seconds for since in clocks):
@@ -170,9 +153,14 @@ class GrpcConnection(asyncio.Protocol):
             if not call.whole and now - call.since > limits.body_seconds:
                 self.refuse(call, Refusal(408, f"The message did not arrive within {limits.body_seconds} s."))
             elif call.rest and now - call.since > limits.header_seconds:  # the caller takes nothing
-                self._link.reset_stream(call.stream, ErrorCodes.CANCEL)
-                self._drop(call)
-                self._flush()
+                self._cut(call)
+
+    def _cut(self, call: Call) -> None:
+        """Ends a call whose answer has begun."""
+        with contextlib.suppress(ProtocolError):  # the caller has said that it goes
+            self._link.reset_stream(call.stream, ErrorCodes.CANCEL)
+        self._drop(call)
+        self._flush()
 
     def drain(self) -> None:
         """Tells the caller to go elsewhere; calls that are on their way are still answered."""
@@ -213,12 +201,11 @@ class GrpcConnection(asyncio.Protocol):
                 call.task = self._loop.create_task(self._answer(call))
         elif isinstance(event, StreamReset):
             if call := self.calls.get(event.stream_id or 0):
-                self._reset += 1
+                self._reset += not call.whole  # others are deadlines, and have cost their caller a message
                 self._drop(call)
         elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
-            self._greeted = True
-            for call in [call for call in self.calls.values() if call.rest]:
-                self._send(call)
+            self._greeted = self._widened = True
+            keep_small(self._link)
         elif isinstance(event, PingAckReceived):
             if event.ping_data == PING:
                 self.say_goodbye()
@@ -229,10 +216,11 @@ class GrpcConnection(asyncio.Protocol):
     def _begin(self, event: RequestReceived) -> None:
         stream, given = event.stream_id or 0, cast(dict[bytes, bytes], dict(event.headers or ()))
         if self._closing:
-            self._link.reset_stream(stream, ErrorCodes.REFUSED_STREAM)  # its caller asks another instance
+            with contextlib.suppress(ProtocolError):  # it was taken back
+                self._link.reset_stream(stream, ErrorCodes.REFUSED_STREAM)  # its caller asks another instance
             return
         kind = given.get(b"content-type", b"")
-        if given.get(b":method") != b"POST" or not kind.startswith(b"application/grpc"):
+        if given.get(b":method") != b"POST" or not re.match(rb"application/grpc([+;]|$)", kind):
             self._end(stream, ((b":status", b"415"),))
             return
         try:
@@ -285,13 +273,19 @@ class GrpcConnection(asyncio.Protocol):
             self.refuse(call, Refusal(500, "The inference failed; the service's log says why."))
             return
         self._release(call)
-        call.rest = memoryview(b"\0" + len(answer).to_bytes(4, "big") + answer)
+        call.rest, call.since = memoryview(b"\0" + len(answer).to_bytes(4, "big") + answer), self._loop.time()
         self._send(call, HEAD)
         self._flush()
+        size = min(len(call.rest), self._service.limits.body_bytes)  # of what the caller does not take yet
+        if call.stream in self.calls and size:
+            if self._service.budget.take(size):
+                call.size = size
+            else:
+                self._cut(call)
 
     def _send(self, call: Call, head: Headers = ()) -> None:
         """As much of an answer as the caller takes now."""
-        link, stream, call.since = self._link, call.stream, self._loop.time()
+        link, stream = self._link, call.stream
         with contextlib.suppress(ProtocolError):  # the caller is gone
             if head:
                 link.send_headers(stream, head)
@@ -300,9 +294,8 @@ class GrpcConnection(asyncio.Protocol):
                 if size <= 0:
                     return
                 link.send_data(stream, bytes(call.rest[:size]))
-                call.rest = call.rest[size:]
+                call.rest, call.since = call.rest[size:], self._loop.time()
             link.send_headers(stream, WELL, end_stream=True)
-            self._answered += 1
         self._drop(call)
 
     def _end(self, stream: int, headers: Headers) -> None:

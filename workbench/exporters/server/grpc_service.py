@@ -94,8 +94,13 @@ class GrpcService:
             raise CannotStart(f"{host} port {port} cannot be used for gRPC: {error.strerror}.") from None
         self._tick()
 
-    async def stop(self, seconds: float) -> None:
-        """Takes no more callers, tells those who are there to go elsewhere, and lets calls under way end."""
+    async def stop(self, seconds: float, forced: Callable[[], bool]) -> None:
+        """Takes no more callers, tells those who are there to go elsewhere, and lets calls under way end.
+
+        Args:
+            seconds: Which these get.
+            forced: Whether nothing is to be waited for any more.
+        """
         loop = asyncio.get_running_loop()
         turn_away(self._listener)
         await asyncio.sleep(HANDSHAKE_SECONDS)
@@ -104,7 +109,7 @@ class GrpcService:
         end = loop.time() + seconds
         for connection in list(self.connections):
             connection.drain()
-        while self.connections and loop.time() < end:
+        while self.connections and loop.time() < end and not forced():
             await asyncio.sleep(0.02)
         for connection in list(self.connections):
             connection.abort()
@@ -145,9 +150,21 @@ class GrpcService:
         if path not in self._health:
             self._models.authorize(head.get(b"authorization", b""))
         if self._calls >= CALLS + 2 * sum(model.config.queue for model in self._models.all):
-            raise Refusal(503, f"{self._calls} calls are open, which is the limit; try again.")
+            self._make_room()
         self._calls += 1
         return method
+
+    def _make_room(self) -> None:
+        """Gives up the call that waits for its message for longest.
+
+        Raises:
+            Refusal: If none has waited for longer than usual.
+        """
+        arriving = [call for one in self.connections for call in one.calls.values() if not call.whole]
+        oldest = min(arriving, key=lambda call: call.since, default=None)
+        if oldest is None or asyncio.get_running_loop().time() - oldest.since < self.budget.grace:
+            raise Refusal(503, f"{self._calls} calls are open, which is the limit; try again.")
+        oldest.give_up()
 
     def ended(self) -> None:
         """Takes note of the end of a call that has begun."""
@@ -156,7 +173,11 @@ class GrpcService:
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         for connection in list(self.connections):
-            connection.look(loop.time())
+            try:
+                connection.look(loop.time())
+            except Exception:  # one must not keep the others from being looked at
+                log.exception("A connection failed", extra={"fields": {"event.action": "connection"}})
+                connection.abort()
         pause = min(TICK_SECONDS, self.limits.header_seconds / 4, self.limits.body_seconds / 4)
         self._ticking = loop.call_later(pause, self._tick)
 

@@ -21,7 +21,7 @@ else:
     from board import LOAD, Board
     from config import KEY_VARIABLE, CannotStart
 
-SO_ATTACH_FILTER = 26  # which Python's socket module does not name
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # which Python's socket module does not name
 # A socket filter: load the byte with the flags of TCP, and keep nothing of a packet that has SYN.
 DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
@@ -107,6 +107,13 @@ def turn_away(listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             filter_ = struct.pack("HP", len(DROP_SYN), ctypes.addressof(code))
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, filter_)
+
+
+def let_in(listener: socket.socket) -> None:
+    """Takes that back: one of several workers that share the listener has ended, and another takes its place."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # there was nothing to take back
+            listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:

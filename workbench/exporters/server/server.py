@@ -105,8 +105,11 @@ class Server(uvicorn.Server):
         self.config.timeout_graceful_shutdown = math.ceil(_patience(self._models, self.config))
         for listener in sockets or []:
             turn_away(listener)
+        grpc = [self._grpc.stop(_patience(self._models, self.config), lambda: self.force_exit)] if self._grpc else []
+        stopping = asyncio.gather(*grpc)
         await asyncio.sleep(HANDSHAKE_SECONDS)
         await super().shutdown(sockets)
+        await stopping
 
     def connections(self) -> int:
         """How many there are, over both protocols."""
@@ -179,11 +182,9 @@ async def serve(
     )
     grpc = _grpc_service(models, config, budget) if grpc_listener is not None else None
     server = Server(settings, models, loader, report, grpc, lifeline)
-    async with contextlib.AsyncExitStack() as ends:
-        if grpc is not None and grpc_listener is not None:
-            await grpc.start(grpc_listener, server.connections)
-            ends.push_async_callback(lambda: grpc.stop(_patience(models, settings)))
-        await server.serve(sockets=[listener])
+    if grpc is not None and grpc_listener is not None:
+        await grpc.start(grpc_listener, server.connections)
+    await server.serve(sockets=[listener])
 
 
 def _grpc_service(models: Models, config: Config, budget: Budget) -> GrpcService:

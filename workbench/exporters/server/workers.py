@@ -19,9 +19,11 @@ import msgspec
 if TYPE_CHECKING:  # type checkers find these files in a package, but they are shipped and run side by side
     from .board import PID, RESTARTS, Board
     from .config import CannotStart, Config
+    from .listeners import let_in
 else:
     from board import PID, RESTARTS, Board
     from config import CannotStart, Config
+    from listeners import let_in
 
 FAILED_STARTS = 5  # in a row, of any worker, before the service ends
 FIRST_DELAY, LONGEST_DELAY = 0.2, 10.0  # s: before a worker that died early is started again, doubling
@@ -184,6 +186,8 @@ class Supervisor:
             return
         for row in [row for row, due in self._due.items() if due <= time.monotonic()]:
             del self._due[row]
+            for listener in self._listeners:
+                let_in(listener)
             mine, theirs = socket.socketpair()
             pid = os.fork()
             if pid == 0:

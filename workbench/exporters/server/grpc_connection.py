@@ -31,13 +31,13 @@ if TYPE_CHECKING:  # type checkers find these files in a package, but they are s
     from .grpc_link import HEAD_BYTES, keep_small, kept_bytes, open_link, takes_too_much
     from .grpc_service import GrpcService
     from .grpc_status import HEAD, WELL, Headers, error_of
-    from .limits import LINGER_SECONDS
+    from .limits import IDLE_SECONDS, LINGER_SECONDS
     from .protocol import Refusal
 else:
     from grpc_call import Call
     from grpc_link import HEAD_BYTES, keep_small, kept_bytes, open_link, takes_too_much
     from grpc_status import HEAD, WELL, Headers, error_of
-    from limits import LINGER_SECONDS
+    from limits import IDLE_SECONDS, LINGER_SECONDS
     from protocol import Refusal
 
 MOST_RESETS = 1000  # calls that a caller may take back between two looks, before their messages are there
@@ -141,13 +141,14 @@ class GrpcConnection(asyncio.Protocol):
     def look(self, now: float) -> None:
         """Ends what takes too long."""
         limits, silent, self._reset = self._service.limits, now - self._heard, 0
-        if self._stuck is not None and (unsent := self._transport.get_write_buffer_size()) != self._unsent:
-            self._stuck, self._unsent = now, unsent  # the caller is slow, but takes something
+        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        if self._stuck is not None and self._unsent < before:
+            self._stuck = now  # the caller is slow, but takes something
         clocks = [self._stuck, self._partial, None if self._greeted else self.since]
         clocks += [self._heard] if self._closing and not self.calls else []
         if any(since is not None and now - since > limits.header_seconds for since in clocks):
             self.abort()
-        elif not self.calls and silent > self._service.idle_seconds:
+        elif not self.calls and silent > IDLE_SECONDS:
             self.say_goodbye()
         for call in list(self.calls.values()):
             if not call.whole and now - call.since > limits.body_seconds:

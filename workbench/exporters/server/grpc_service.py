@@ -35,7 +35,6 @@ CONTENTS = {
     "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
     "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents",
 }  # fmt: skip
-IDLE_SECONDS = 75.0  # until a connection without a call is closed, as over HTTP
 TICK_SECONDS = 1.0  # how often it is looked what takes too long, at least
 CALLS = 1024  # at once, beside those that have a place in a queue
 
@@ -54,7 +53,7 @@ class GrpcService:
     """
 
     def __init__(self, models: Models, limits: Limits, budget: Budget) -> None:
-        self.limits, self.budget, self.idle_seconds = limits, budget, IDLE_SECONDS
+        self.limits, self.budget = limits, budget
         self.connections: dict[GrpcConnection, None] = {}  # in the order in which they came
         self._models = models
         self._messages = message_classes()

@@ -17,6 +17,7 @@ else:
     from protocol import Refusal
 
 LINGER_SECONDS = 0.5
+IDLE_SECONDS = 75  # longer than what proxies keep a connection for, so that they are the ones who close it
 ALIGNMENT = 64
 GRACE_SECONDS = 1.0  # in which a body that arrives is not given up for others
 USUAL_BODIES = 4  # of the largest size at once, where the configuration does not say

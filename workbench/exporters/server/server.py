@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # type checkers find these files in a package, but they are s
     from .config import CannotStart, Config
     from .connection import Connection
     from .grpc_service import GrpcService
-    from .limits import Budget
+    from .limits import IDLE_SECONDS, Budget
     from .listeners import HANDSHAKE_SECONDS, FairListener, turn_away
     from .missing import say_missing
     from .models import Loader, Models
@@ -28,14 +28,13 @@ if TYPE_CHECKING:  # type checkers find these files in a package, but they are s
 else:
     from config import CannotStart, Config
     from connection import Connection
-    from limits import Budget
+    from limits import IDLE_SECONDS, Budget
     from listeners import HANDSHAKE_SECONDS, FairListener, turn_away
     from missing import say_missing
     from models import Loader, Models
     from service import Service
     from workers import Report
 
-IDLE_SECONDS = 75  # longer than what proxies keep a connection for, so that they are the ones who close it
 NOTICE_SECONDS = 1.0  # after SIGTERM: not ready, but still answering while load balancers look away
 FILES = 64  # that a process has open beside its connections, at most
 
